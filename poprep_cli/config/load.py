@@ -1,0 +1,468 @@
+"""Reads poprep.toml into the typed model, or refuses it with every fault in it, each with its line and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
+from msgspec.structs import replace
+
+from poprep_cli.config import secrets
+from poprep_cli.config.model import (
+    Address,
+    Config,
+    Connector,
+    Form,
+    Key,
+    Pop3,
+    Secret,
+    Smtp,
+    TlsSettings,
+    dotted,
+    is_secret,
+    keys,
+    quoted,
+    tables,
+)
+from poprep_cli.errors import ConfigError
+
+FILE_SIZE_LIMIT = 64 * 1024 * 1024  # octets; 1,000 connectors need half a MiB
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_PORTS = {"pop3": (110, 995), "smtp": (25, 465), "lmtp": (24, 24)}  # without and with TLS at connect
+_LABEL = r"\w(?:[\w-]{0,61}\w)?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NAME_ALLOWED = "1 to 64 of A-Z a-z 0-9 . _ - with a letter or digit in front"
+
+Where = tuple[str, ...]
+
+
+class Fault(NamedTuple):
+    """What is wrong with one key or table. `incomplete`: it is only missing so far; `exposed`: others can read it."""
+
+    where: Where
+    text: str
+    incomplete: bool = False
+    exposed: bool = False
+    line: int | None = None
+
+
+class _NotAllowedError(Exception):
+    """A value is not what its key allows; carries what is wrong and what is allowed."""
+
+
+def load(path: Path) -> Config:
+    """Return the configuration in the file, complete and checked, without touching the network or a secret's source.
+
+    Raises ConfigError with all faults, one line each: `FILE:LINE: key: what is wrong; what is allowed`.
+    """
+    text, status = read(path)
+    config, faults = examine(text, path, exposed=secrets.readable_by_others(status))
+    if config is None:
+        raise refusal(text, path, faults)
+    return config
+
+
+def read(path: Path) -> tuple[str, os.stat_result]:
+    """Return the text of a configuration file and the status of what was opened. Raises ConfigError."""
+    try:
+        return secrets.read_file(path, size_limit=FILE_SIZE_LIMIT)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        hint = (
+            "--config FILE or $POPREP_CONFIG names another place; docs/configuration.md has a sample to start from, "
+            "and `poprep demo` needs no configuration"
+        )
+        raise ConfigError(str(error), hint=hint) from None
+
+
+def examine(text: str, path: Path, *, exposed: bool = False) -> tuple[Config | None, list[Fault]]:
+    """Return what the text of a configuration means and its faults: the one is None exactly if there are others.
+
+    `path` is where the text is or will be; `exposed` says that others can read that file, which then may hold no secret.
+    """
+    import tomllib
+
+    try:
+        data = tomllib.loads(text)
+    except RecursionError:
+        return None, [Fault((), "not valid TOML: too deeply nested", line=1)]
+    except ValueError as error:
+        return None, [_syntax_fault(str(error), text)]
+    reading = _Reading(Path(os.path.abspath(path)))  # noqa: PTH100 - resolve() would follow the link, and its folder is not meant
+    config = reading.config(data)
+    if exposed and reading.literal is not None:
+        told = "others can read this file, and it holds this secret; allowed: mode 600, or the secret in another place"
+        reading.faults.setdefault(Fault(reading.literal, told, exposed=True))
+    return (None if reading.faults else config), list(reading.faults)
+
+
+def refusal(text: str, path: Path, faults: list[Fault]) -> ConfigError:
+    """Return the error that tells all faults, in the order of the file."""
+    from poprep_cli.config.locate import line_of, lines
+
+    index = lines(text)
+    placed = [(fault.line or line_of(index, fault.where), fault) for fault in faults]
+    placed.sort(key=lambda item: item[0] or 0)
+    told = []
+    for line, fault in placed:
+        start = f"{path}:{line}" if line else str(path)
+        told.append(f"{start}: {dotted(fault.where)}: {fault.text}" if fault.where else f"{start}: {fault.text}")
+    exposed = any(fault.exposed for fault in faults)
+    return ConfigError("\n".join(told), hint=secrets.chmod_hint(path) if exposed else None)
+
+
+def accepts(kind: object, value: object) -> bool:
+    """Return whether a key of this type may have this TOML value."""
+    try:
+        _converted(kind, value)
+    except _NotAllowedError:
+        return False
+    return True
+
+
+def _syntax_fault(message: str, text: str) -> Fault:
+    if place := re.search(r" ?\(at line (\d+), column (\d+)\)$", message):
+        return Fault((), f"not valid TOML: {message[: place.start()]} (column {place[2]})", line=int(place[1]))
+    message = message.removesuffix(" (at end of document)")
+    return Fault((), f"not valid TOML: {message} (at the end of the file)", line=text.rstrip().count("\n") + 1)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One reading of a configuration: the faults found so far, each once, and the first key with a secret in the file."""
+
+    path: Path
+    faults: dict[Fault, None] = field(default_factory=dict)
+    literal: Where | None = None
+
+    def fault(self, where: Where, text: str, *, incomplete: bool = False) -> None:
+        self.faults.setdefault(Fault(where, text, incomplete))
+
+    def config(self, data: dict[str, object]) -> Config | None:
+        values = self.values(Config, (), data, ("smtp", "connector", *tables(Config)))
+        smtp = self.values(Smtp, ("smtp",), data.get("smtp", {}))
+        if values.pop("smtp", None) is _WRONG:
+            smtp.setdefault("host", _WRONG)
+        misspelt = values.pop("connector", None) is _WRONG
+        connectors = [] if misspelt else self.connectors(data.get("connector", {}), smtp)
+        others = {name: self.struct(kind, (name,), data.get(name, {})) for name, kind in tables(Config).items()}
+        if self.faults:
+            return None
+        return Config(path=str(self.path), connectors=tuple(connectors), **_fields(Config, values), **others)
+
+    def connectors(self, raw: object, smtp: Mapping[str, Any]) -> list[Any]:
+        if not isinstance(raw, dict):
+            self.fault(("connector",), f"{_shown(raw)} is not allowed; allowed are tables: [connector.NAME]")
+            return []
+        if not raw:
+            self.fault((), "there is no connector; each mailbox needs a [connector.NAME] table", incomplete=True)
+        seen: dict[str, str] = {}
+        for name in raw:
+            where = ("connector", name)
+            if not NAME.fullmatch(name):
+                self.fault(where, f"this is no name for a connector; allowed: {_NAME_ALLOWED}")
+            other = seen.setdefault(name.lower(), name)
+            if other != name:
+                self.fault(where, f"{dotted((other,))} is a connector already; names must differ in more than case")
+        shared = None
+        if any(isinstance(table, dict) and "smtp" not in table for table in raw.values()):
+            shared = self.smtp(smtp, dict.fromkeys(smtp, ("smtp",)), ("smtp",))
+        return [self.connector(name, table, smtp, shared) for name, table in raw.items()]
+
+    def connector(self, name: str, raw: object, smtp: Mapping[str, Any], shared: Smtp | None) -> Connector | None:
+        where = ("connector", name)
+        values = self.values(Connector, where, raw, tuple(tables(Connector)))
+        if not isinstance(raw, dict):
+            return None
+        made: dict[str, Any] = {}
+        for table, kind in tables(Connector).items():
+            here = (*where, table)
+            if values.pop(table, None) is _WRONG:
+                continue
+            if kind is not Smtp:
+                made[table] = self.struct(kind, here, raw.get(table, {}))
+            elif table not in raw:
+                made[table] = shared
+            else:
+                own = self.values(Smtp, here, raw[table])
+                origin = dict.fromkeys(smtp, ("smtp",)) | dict.fromkeys(own, here)
+                made[table] = self.smtp({**smtp, **own}, origin, here)
+        return None if self.faults else Connector(name=name, **_fields(Connector, values), **made)
+
+    def values(
+        self, kind: type[msgspec.Struct], where: Where, raw: object, inner: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Return the values of the keys that are there, `_WRONG` for what was refused; `inner` are tables below."""
+        if not isinstance(raw, dict):
+            self.fault(where, f"{_shown(raw)} is not allowed; allowed is a table: [{dotted(where)}]")
+            return {name: _WRONG for name, key in keys(kind).items() if key.required}
+        allowed = keys(kind)
+        found: dict[str, Any] = {}
+        for name, value in raw.items():
+            key = allowed.get(name)
+            if key is not None:
+                found[name] = self.value(key, (*where, name), value)
+            elif name not in inner:
+                guess = self.unknown(name, where, (*allowed, *inner))
+                if guess and guess not in raw:
+                    found[guess] = _WRONG  # it is not missing as well
+        return found
+
+    def value(self, key: Key, where: Where, raw: object) -> object:
+        if is_secret(key.type) and isinstance(raw, str):
+            self.literal = self.literal or where
+        try:
+            value = _converted(key.type, raw)
+        except _NotAllowedError as error:
+            self.fault(where, str(error))
+            return _WRONG
+        if Form.FILE in _bare(key.type)[1]:
+            value = str(self.path.parent / os.path.expanduser(value))  # noqa: PTH111 - leaves an unknown ~user alone
+            if not os.path.isfile(value):  # noqa: PTH113 - False, not an exception, for what is no file name
+                self.fault(where, f"there is no file {quoted(value)}; allowed: {_allowed(key.type)}")
+        return value
+
+    def unknown(self, name: str, where: Where, allowed: tuple[str, ...]) -> str:
+        """Add the fault of an unknown key, and return the key that was probably meant, or an empty text."""
+        import difflib
+
+        guess = next(iter(difflib.get_close_matches(name.lower(), allowed, n=1)), "")
+        homes = [table for table, kind in tables(Connector).items() if name in keys(kind)] if len(where) > 1 else []
+        meant = f"did you mean {guess}? " if guess else ""
+        if homes:
+            meant = f"it belongs into {' or '.join(f'[{dotted((*where[:2], home))}]' for home in homes)}; "
+        self.fault((*where, name), f"unknown key; {meant}allowed: {', '.join(allowed)}")
+        return "" if homes else guess
+
+    def struct(self, kind: type[msgspec.Struct], where: Where, raw: object) -> Any:  # noqa: ANN401 - one of the model's
+        values = self.values(kind, where, raw)
+        if kind is Pop3:
+            self.server(values, dict.fromkeys(values, where), "pop3")
+        return self.made(kind, where, values)
+
+    def smtp(self, values: Mapping[str, Any], origin: Mapping[str, Where], where: Where) -> Smtp | None:
+        values = dict(values)
+        protocol = values.get("protocol", "smtp")
+        self.server(values, origin, protocol if protocol in _PORTS else "smtp")
+        smtp: Smtp | None = self.made(Smtp, where, values)
+        return smtp
+
+    def made(self, kind: type[msgspec.Struct], where: Where, values: dict[str, Any]) -> Any:  # noqa: ANN401 - ditto
+        for name, key in keys(kind).items():
+            if key.required and name not in values:
+                self.fault((*where, name), f"missing; needed: {_allowed(key.type)}", incomplete=True)
+        return None if self.faults else kind(**_fields(kind, values))
+
+    def server(self, values: dict[str, Any], origin: Mapping[str, Where], protocol: str) -> None:
+        """Fill in the default port and the default of `tls`, and check what several keys say together."""
+        if "tls_client_key" in values and "tls_client_cert" not in values:
+            where = (*origin["tls_client_key"], "tls_client_key")
+            self.fault(
+                where, "this key is of no use alone; needed: tls_client_cert, the certificate that it belongs to"
+            )
+        hosts = values.get("host", _WRONG)
+        if hosts is _WRONG:
+            return
+        tls_at_connect = values.get("ssl") is True
+        port = _PORTS[protocol][tls_at_connect]
+        several = hosts if isinstance(hosts, tuple) else (hosts,)
+        several = tuple(host if host.path else replace(host, port=host.port or port) for host in several)
+        for host in several:
+            self.reachable(host, (*origin["host"], "host"), protocol, tls_at_connect=tls_at_connect)
+        values["host"] = several if isinstance(hosts, tuple) else several[0]
+        values.setdefault("tls", "off" if all(host.is_local for host in several) else "required")
+
+    def reachable(self, host: Address, where: Where, protocol: str, *, tls_at_connect: bool) -> None:
+        if host.path and protocol != "lmtp":
+            self.fault(where, f'{_shown(str(host))} is a unix socket; allowed only for smtp with protocol = "lmtp"')
+        elif host.path and tls_at_connect:
+            self.fault(where, f"{_shown(str(host))} is a unix socket; allowed only with ssl = false")
+        elif host.port == 25 and protocol == "lmtp":
+            self.fault(where, "LMTP must not use port 25 (RFC 2033); allowed: any other, 24 by default")
+
+
+class _Wrong:
+    """Stands for a value that was there and was refused, so that it does not count as missing too."""
+
+
+_WRONG = _Wrong()
+
+
+def _fields(kind: type[msgspec.Struct], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for a struct: keys become fields, and the flat tls_... keys are gathered."""
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        first, *second = keys(kind)[name].field
+        made[first] = replace(made.get(first, TlsSettings()), **{second[0]: value}) if second else value
+    return made
+
+
+@cache
+def _bare(kind: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 - a type
+    """Return a key's type without `| None` and without its annotations, and the annotations."""
+    if NoneType in get_args(kind):
+        return _bare(next(option for option in get_args(kind) if option is not NoneType))
+    if get_origin(kind) is Annotated:
+        inner, *notes = get_args(kind)
+        return inner, tuple(notes)
+    return kind, ()
+
+
+def _converted(kind: Any, value: object) -> Any:  # noqa: ANN401 - a type, and a value of it
+    bare, notes = _bare(kind)
+    if bare is Secret:
+        return _secret(value)
+    if bare is Address:
+        return _address(value)
+    if get_origin(bare) is tuple:
+        return _list(kind, get_args(bare)[0], value)
+    if isinstance(value, str) and any(char in value for char in "\r\n\0"):
+        raise _NotAllowedError(f"a line break or NUL is not allowed; allowed: {_allowed(kind)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _refused(kind, value)
+    try:
+        converted = msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError:
+        raise _refused(kind, value) from None
+    return converted.replace(":", "").lower() if Form.FINGERPRINT in notes else converted
+
+
+def _list(kind: object, item: object, value: object) -> tuple[Any, ...]:
+    if item is Address and isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        if value == [] and not any(getattr(note, "min_length", None) for note in _bare(kind)[1]):
+            return ()
+        raise _refused(kind, value)
+    items = tuple(_converted(item, each) for each in value)
+    if twice := next((each for each, one in zip(value, items, strict=True) if items.count(one) > 1), None):
+        raise _NotAllowedError(f"{_shown(twice)} is there twice; allowed: each once")
+    return items
+
+
+def _secret(value: object) -> Secret:
+    if isinstance(value, str):
+        if not value or any(char in value for char in "\r\n\0"):
+            flaw = "a line break or NUL in it" if value else "an empty one"
+            raise _NotAllowedError(f"{flaw} is not allowed; allowed: {_allowed(Secret)}")
+        return Secret(value=value)
+    sources = Secret.__struct_fields__[1:]
+    if not isinstance(value, dict):
+        raise _refused(Secret, value)
+    if len(value) != 1 or next(iter(value)) not in sources:
+        raise _NotAllowedError(
+            f"this table is not allowed, it must have exactly one key; allowed: {', '.join(sources)}"
+        )
+    ((source, place),) = value.items()
+    words = place if source == "command" and isinstance(place, list) else [place]
+    if not words or not all(isinstance(word, str) and "\0" not in word for word in words) or not words[0]:
+        allowed = "a text, or a list of the program and its arguments" if source == "command" else "a text"
+        raise _NotAllowedError(f"the value of {source} is not allowed; allowed: {allowed}, not empty, without NUL")
+    if source == "env" and "=" in words[0]:
+        raise _NotAllowedError("the value of env is not allowed; allowed: the name of an environment variable")
+    return replace(Secret(), **{source: tuple(words) if isinstance(place, list) else place})
+
+
+def _address(value: object) -> Address:
+    if not isinstance(value, str):
+        raise _refused(Address, value)
+    if value.startswith("unix:/") and value.isprintable():
+        return Address("", path=value.removeprefix("unix:"))
+    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", value)
+    if bracketed:
+        host, port = _ipv6(bracketed[1]), bracketed[2]
+    elif value.count(":") > 1:
+        host, port = _ipv6(value), None
+    else:
+        name, colon, digits = value.partition(":")
+        host, port = _host(name), digits if colon else None
+    if not host:
+        raise _refused(Address, value)
+    if port is None:
+        return Address(host)
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+        raise _refused(Address, value)
+    return Address(host, int(port))
+
+
+def _host(name: str) -> str:
+    """Return a host name or IPv4 address in small letters, or an empty text if it is none."""
+    if len(name) > 253 or not _HOST.fullmatch(name):
+        return ""
+    labels = name.rstrip(".").split(".")
+    if labels[-1].isdigit():  # never a name: a resolver would make a number of it
+        right = len(labels) == 4 and all(
+            re.fullmatch(r"0|[1-9][0-9]{0,2}", part) and int(part) < 256 for part in labels
+        )
+        return name if right else ""
+    if not name.isascii():
+        try:
+            name.encode("idna")
+        except UnicodeError:
+            return ""
+    return name.lower()
+
+
+def _ipv6(text: str) -> str:
+    """Return an IPv6 address, with its zone if it has one, in its shortest form, or an empty text if it is none."""
+    import ipaddress
+
+    if not re.fullmatch(r"[0-9A-Fa-f:.]+(?:%[0-9A-Za-z_.-]+)?", text):
+        return ""
+    try:
+        return str(ipaddress.IPv6Address(text))
+    except ValueError:
+        return ""
+
+
+def _refused(kind: object, value: object) -> _NotAllowedError:
+    # Somebody may have written a URL with a password in it: what has an @ is not shown.
+    shown = "this" if isinstance(value, str) and "@" in value else _shown(value)
+    return _NotAllowedError(f"{shown} is not allowed; allowed: {_allowed(kind)}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value) if abs(value) < 2**64 or isinstance(value, float) else "this number"
+    if isinstance(value, str):
+        return quoted(value if len(value) <= 60 else f"{value[:60]}...")
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return "a table" if isinstance(value, dict) else "a date or time"
+
+
+def _allowed(kind: object) -> str:
+    """Return what a key of this type may have, for people."""
+    bare, notes = _bare(kind)
+    for note in notes:
+        if isinstance(note, msgspec.Meta) and note.description:
+            return note.description
+    if get_origin(bare) is Literal:
+        return ", ".join(quoted(choice) if isinstance(choice, str) else str(choice) for choice in get_args(bare))
+    if get_origin(bare) is tuple:
+        item = get_args(bare)[0]
+        each = _allowed(item)
+        return f'{each}, "unix:/path" for LMTP, or a list of these' if item is Address else f"a list, each of it {each}"
+    return _ALLOWED.get(bare, "something else")
+
+
+_ALLOWED: dict[object, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Address: 'a name, "name:port" or "[::1]:port", with a port from 1 to 65535',
+    Secret: "a text, or { env = ... }, { file = ... }, { command = ... } or { keyring = ... }",
+}

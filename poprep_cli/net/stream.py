@@ -1,0 +1,242 @@
+"""One byte stream to a server: TCP or a unix socket, with or without TLS. The only module that imports socket.
+
+Every wait has a deadline, a point on the monotonic clock and not a time per read, so one octet a second is no life.
+Operating system errors become ours here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from poprep_cli.config.model import Address, TlsSettings
+from poprep_cli.errors import ConnectionFailed, RemoteProtocolError, Stopped, TlsError
+from poprep_cli.net import tls
+from poprep_cli.net.stop import Stop
+
+if TYPE_CHECKING:
+    import ssl
+
+_READ = 1 << 18
+_WRITE = 1 << 18
+MIN_RATE = 1024  # octets a second that count as progress of a long transfer
+
+
+class Stream:
+    """A connected stream. Not safe for two threads at once, `interrupt` aside. `server` names the peer for messages."""
+
+    __slots__ = ("_forget", "_socket", "_stop", "host", "peer", "server", "tls")
+
+    def __init__(self, connected: socket.socket, server: str, host: str, stop: Stop) -> None:
+        self._socket: socket.socket | ssl.SSLSocket = connected
+        self._stop = stop
+        self.server = server
+        self.host = host
+        self.tls = False
+        self.peer = _peer(connected)
+        self._forget: Callable[[], None] = stop.on_trip(self.interrupt)
+
+    @classmethod
+    def connect(cls, address: Address, timeout: float, stop: Stop) -> Stream:
+        """Connect to `address`, trying each of its IP addresses in turn, all within `timeout` seconds.
+
+        Raises ConnectionFailed if the name is unknown, nobody answers or the connection is refused; Stopped.
+        """
+        server = str(address)
+        deadline = time.monotonic() + timeout
+        if address.path:
+            return cls(_connect_unix(address.path, timeout, server), server, "", stop)
+        try:
+            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise ConnectionFailed(f"{server}: the name {address.host} has no address: {_why(error)}") from error
+        failures: list[str] = []
+        for position, (family, kind, number, _, where) in enumerate(found):
+            stop.check()
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                break
+            connecting = socket.socket(family, kind, number)
+            connecting.settimeout(max(remaining / (len(found) - position), 0.05))
+            forget = stop.on_trip(lambda c=connecting: _shut(c))  # type: ignore[misc]
+            try:
+                connecting.connect(where)
+                connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                connecting.close()
+                failures.append(f"{where[0]}: {_why(error)}")
+                continue
+            finally:
+                forget()
+            return cls(connecting, server, address.host, stop)
+        stop.check()
+        raise ConnectionFailed(f"can't connect to {server} ({'; '.join(failures) or 'timed out'})")
+
+    def start_tls(self, settings: TlsSettings, timeout: float) -> None:
+        """Encrypt the stream from here on; the certificate is checked for the host's name, or against the pin.
+
+        Raises TlsError, ConnectionFailed if the line drops, Stopped.
+        """
+        import ssl
+
+        context = tls.context_for(settings)
+        self._socket.settimeout(timeout)
+        plain = self._socket
+        try:
+            wrapped = context.wrap_socket(plain, server_hostname=self.host or "localhost", do_handshake_on_connect=False)
+        except (OSError, ValueError) as error:
+            raise TlsError(f"TLS with {self.server} can't be set up: {error}") from error
+        self._socket = wrapped
+        try:
+            _handshake(wrapped, time.monotonic() + timeout)
+        except ssl.SSLError as error:
+            self._stop.check()
+            raise tls.failure(error, self.server, self.host) from error
+        except OSError as error:
+            self._stop.check()
+            raise TlsError(
+                f"the TLS handshake with {self.server} failed: {_why(error)}",
+                hint='is this a TLS port? ssl = true is for TLS at connect (995, 465), tls = "required" for STLS or STARTTLS',
+            ) from error
+        tls.check_pin(settings, wrapped.getpeercert(binary_form=True), self.server)
+        self.tls = True
+
+    def read(self, deadline: float) -> bytes:
+        """Return what has arrived, at least one octet; wait for it until `deadline` (monotonic seconds).
+
+        Raises ConnectionFailed at the end of the stream, when the deadline passes or the line drops; Stopped.
+        """
+        remaining = deadline - time.monotonic()
+        try:
+            if remaining <= 0:
+                raise TimeoutError
+            self._socket.settimeout(remaining)
+            data = self._socket.recv(_READ)
+        except OSError as error:
+            raise self._failed(error, "no answer came in time") from error
+        if not data:
+            self._stop.check()
+            raise ConnectionFailed(f"{self.server} closed the connection")
+        return data
+
+    def write(self, data: bytes, timeout: float) -> None:
+        """Send all of `data`, each 256 KiB of it within `timeout` seconds.
+
+        Raises ConnectionFailed if the peer stops reading or the line drops; Stopped.
+        """
+        try:
+            self._socket.settimeout(timeout)
+            if len(data) <= _WRITE:
+                self._socket.sendall(data)
+                return
+            view = memoryview(data)
+            for start in range(0, len(view), _WRITE):
+                self._socket.sendall(view[start : start + _WRITE])
+        except OSError as error:
+            raise self._failed(error, "it stopped reading") from error
+
+    def close(self) -> None:
+        """Close the stream. Never fails, may be called twice."""
+        self._forget()
+        try:
+            self._socket.close()
+        except OSError:
+            return
+
+    def interrupt(self) -> None:
+        """Make every call in another thread end at once (RFC 793 shutdown of both directions)."""
+        _shut(self._socket)
+
+    def _failed(self, error: OSError, timed_out: str) -> ConnectionFailed | Stopped:
+        if self._stop.tripped:
+            return Stopped()
+        if isinstance(error, TimeoutError):
+            return ConnectionFailed(f"{self.server}: {timed_out}")
+        return ConnectionFailed(f"the connection to {self.server} broke: {_why(error)}")
+
+
+class Pace:
+    """The deadline of one answer, and of a long one that keeps coming: at least 1 KiB/s over each span of `timeout`."""
+
+    __slots__ = ("_octets", "_timeout", "deadline")
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._octets = 0
+        self.deadline = time.monotonic() + timeout
+
+    def received(self, octets: int) -> None:
+        """Count octets of a transfer; once the span has had its share the next span begins."""
+        self._octets += octets
+        if self._octets >= MIN_RATE * self._timeout:
+            self._octets = 0
+            self.deadline = time.monotonic() + self._timeout
+
+
+def refuse_early(data: bytes, server: str) -> None:
+    """Raise RemoteProtocolError if the server sent octets in the clear that would be read as encrypted (CVE-2021-33515)."""
+    if data:
+        raise RemoteProtocolError(
+            f"{server} sent {len(data)} octets in the clear before TLS began: somebody may be tampering with the line",
+        )
+
+
+def local_name() -> str:
+    """Return this host's full name, as far as it knows it without asking the network."""
+    return socket.gethostname()
+
+
+def _handshake(wrapped: ssl.SSLSocket, deadline: float) -> None:
+    """Shake hands by the deadline: a timeout alone would start anew with each octet the peer sends."""
+    import select
+    import ssl
+
+    wrapped.setblocking(False)
+    while True:
+        try:
+            wrapped.do_handshake()
+            return
+        except ssl.SSLWantReadError:
+            sets: tuple[list[ssl.SSLSocket], list[ssl.SSLSocket]] = ([wrapped], [])
+        except ssl.SSLWantWriteError:
+            sets = ([], [wrapped])
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or not any(select.select(*sets, [], remaining)):
+            raise TimeoutError("timed out")
+
+
+def _connect_unix(path: str, timeout: float, server: str) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConnectionFailed(f"{server}: unix sockets are not to be had on this system")
+    connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connecting.settimeout(timeout)
+    try:
+        connecting.connect(path)
+    except OSError as error:
+        connecting.close()
+        raise ConnectionFailed(f"can't connect to {server}: {_why(error)}") from error
+    return connecting
+
+
+def _peer(connected: socket.socket) -> str:
+    try:
+        name = connected.getpeername()
+    except OSError:
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
+def _shut(some: socket.socket) -> None:
+    try:
+        # Of the plain socket's class: SSLSocket.shutdown would touch TLS state that the other thread is using.
+        socket.socket.shutdown(some, socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

@@ -1,0 +1,195 @@
+"""What POP3 and SMTP share on the wire: a receive buffer of lines and dot-terminated blocks, and checked arguments.
+
+POP3 multi-line responses (RFC 1939 3) and SMTP mail data (RFC 5321 4.5.2) use the same transparency: lines end in CRLF,
+a leading dot is doubled, CRLF.CRLF ends the block. So a block received from POP3 may be sent to SMTP as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
+
+CRLF = b"\r\n"
+TERMINATOR = b"\r\n.\r\n"
+MAX_LINE = 8192  # RFC 2449 4 and RFC 5321 4.5.3.1.5 allow 512; servers are more talkative than that
+PART_OCTETS = 1 << 20  # a block up to this size is handed out whole, a larger one in parts of about this size
+
+_FORBIDDEN = b"\r\n\0"
+
+
+class Part(NamedTuple):
+    """A piece of a block, still dot-stuffed. The last one ends with the terminator, a dot on a line of its own."""
+
+    data: bytes
+    last: bool
+
+
+class ReceiveBuffer:
+    """Octets received and not yet consumed; hands out lines and blocks. Memory is bounded by the limits it is given."""
+
+    __slots__ = ("_buffer", "_at_start", "_searched")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._at_start = True  # at the start of a block, where ".CRLF" alone is the terminator
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def append(self, data: bytes) -> None:
+        """Add octets from the peer."""
+        self._buffer += data
+
+    def clear(self) -> bytes:
+        """Forget everything and return what was forgotten."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        self._searched = 0
+        self._at_start = True
+        return data
+
+    def line(self, limit: int = MAX_LINE) -> bytes | None:
+        """Return the next line without its CRLF (or bare LF, which some servers send), or None if it is not all here.
+
+        Raises RemoteProtocolError if the line has more than `limit` octets.
+        """
+        buffer = self._buffer
+        end = buffer.find(b"\n", self._searched)
+        if end < 0:
+            if len(buffer) > limit:
+                raise RemoteProtocolError(f"the server sent a line of more than {limit} octets")
+            self._searched = len(buffer)
+            return None
+        self._searched = 0
+        if end > limit:
+            raise RemoteProtocolError(f"the server sent a line of more than {limit} octets")
+        line = bytes(buffer[: end - 1 if end and buffer[end - 1] == 13 else end])
+        del buffer[: end + 1]
+        return line
+
+    def part(self, part_octets: int = PART_OCTETS) -> Part | None:
+        """Return the next part of a block, or None if more octets are needed.
+
+        A block of at most `part_octets` comes as one part. Of a larger one come parts that never end inside a CRLF,
+        nor inside what may turn out to be the terminator. Only CRLF.CRLF ends a block; a bare LF never does.
+        """
+        buffer = self._buffer
+        if self._at_start and buffer.startswith(b".\r\n"):
+            return self._take(3, last=True)
+        end = buffer.find(TERMINATOR, self._searched)
+        if end >= 0:
+            return self._take(end + 5, last=True)
+        if len(buffer) > part_octets:
+            cut = len(buffer) - 4  # these may be the start of the terminator
+            if buffer[cut - 1] == 13:
+                cut -= 1
+            return self._take(cut, last=False)
+        self._searched = max(0, len(buffer) - 4)
+        return None
+
+    def _take(self, octets: int, *, last: bool) -> Part:
+        data = bytes(memoryview(self._buffer)[:octets])
+        del self._buffer[:octets]
+        self._searched = 0
+        self._at_start = last
+        return Part(data, last)
+
+
+def argument(value: str | bytes, what: str) -> bytes:
+    """Return `value` as octets (UTF-8) that may stand in a command; `what` names it in the error.
+
+    Raises LocalProtocolError if it contains CR, LF or NUL, which would end the command and begin another one.
+    """
+    octets = value.encode() if isinstance(value, str) else value
+    if any(octet in octets for octet in _FORBIDDEN):
+        raise LocalProtocolError(f"the {what} contains a line break or NUL, so it can't be sent")
+    return octets
+
+
+def printable(octets: bytes | str, limit: int = 500) -> str:
+    """Return server text made safe for a terminal, a log line and JSON: at most `limit` characters, on one line.
+
+    Control characters (C0, DEL, C1), bidirectional controls and line separators become visible escapes.
+    """
+    text = octets.decode("utf-8", "backslashreplace") if isinstance(octets, bytes) else octets
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    if cut.isascii() and cut.isprintable():
+        return cut
+    return "".join(
+        character if character.isprintable() or character == " " else character.encode("unicode_escape").decode() for character in cut
+    )
+
+
+class CanonicalCheck:
+    """Tells, part by part, whether a block has stray CRs or LFs, NULs, and octets over 127."""
+
+    __slots__ = ("ascii", "canonical", "nul")
+
+    def __init__(self) -> None:
+        self.canonical = True
+        self.ascii = True
+        self.nul = False
+
+    def add(self, data: bytes) -> None:
+        """Look at the next part. Parts must not end between a CR and its LF, as those of `ReceiveBuffer.part` don't."""
+        pairs = data.count(CRLF)
+        if pairs != data.count(b"\n") or pairs != data.count(b"\r"):
+            self.canonical = False
+        if self.ascii and not data.isascii():
+            self.ascii = False
+        if not self.nul and b"\0" in data:
+            self.nul = True
+
+
+def unstuff(block: bytes) -> bytes:
+    """Return the exact octets that the dot-stuffed `block`, terminator included, stands for (RFC 1939 3).
+
+    The CRLF in front of the terminating dot belongs to the last line of the content.
+    """
+    content = block[:-3]
+    if content.startswith(b".."):
+        content = content[1:]
+    return content.replace(b"\r\n..", b"\r\n.") if b"\r\n.." in content else content
+
+
+def unstuff_parts(parts: Iterable[bytes]) -> Iterable[bytes]:
+    """Do what `unstuff` does for a block in parts, cut anywhere. Memory is that of one part."""
+    held = b"\r\n"  # octets that the next part decides about; at first the line end before the block
+    first = True
+    for part in parts:
+        data = held + part
+        # The last octets may be the start of a stuffed dot or of the terminator: they wait for the next part.
+        keep = 5
+        if len(data) <= keep:
+            held = data
+            continue
+        cut = len(data) - keep
+        while cut > 0 and data[cut - 1 : cut + 1] in (b"\r\n", b"\n.", b".."):
+            cut -= 1
+        if cut == 0:
+            held = data
+            continue
+        piece, held = data[:cut], data[cut:]
+        piece = piece.replace(b"\r\n..", b"\r\n.")
+        if first:
+            piece, first = piece[2:], False
+        yield piece
+    tail = held[:-3].replace(b"\r\n..", b"\r\n.")
+    yield tail[2:] if first else tail
+
+
+def stuff(content: bytes) -> bytes:
+    """Return the block, terminator included, that stands for `content`, whose line ends must all be CRLF.
+
+    Content that does not end in CRLF gets one, as mail data can't be sent otherwise (RFC 5321 4.1.1.4).
+    """
+    if content.startswith(b"."):
+        content = b"." + content
+    if b"\r\n." in content:
+        content = content.replace(b"\r\n.", b"\r\n..")
+    if content and not content.endswith(CRLF):
+        content += CRLF
+    return content + b".\r\n"

@@ -1,0 +1,1 @@
+"""Tests against private instances of real servers, and those instances."""

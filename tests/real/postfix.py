@@ -1,0 +1,204 @@
+"""A private Postfix: a real SMTP server that delivers everything into one Maildir, in a folder of its own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.real.private import Certificate, find, folder, free_port, greets, require, wait_until
+
+# What Postfix stores and what it was sent map one to one with these settings, so tests can compare octets:
+# * Lines are stored with LF. `smtpd_forbid_bare_newline = reject` refuses mail with a bare LF (550), so
+#   each LF in a file was CRLF on the wire.
+# * A bare CR is stored as it came (`cleanup_replace_stray_cr_lf = no`), so it would be seen.
+# * Header lines of any length are kept whole (`header_size_limit`), no header is dropped, added or rewritten
+#   (`message_drop_headers`, `local_header_rewrite_clients`), and MIME structure is not looked at.
+# What is lost: nothing but the difference between a last line that ends with CRLF and one that does not, which SMTP's
+# DATA can't express either (BDAT can; Postfix ends such a line). What is put in front: `own_fields`.
+_MAIN = """\
+compatibility_level = 3.6
+config_directory = {root}/etc
+queue_directory = {root}/queue
+data_directory = {root}/data
+daemon_directory = {daemons}
+maillog_file = {root}/maillog
+maillog_file_prefixes = {root}
+myhostname = mx.test.example
+mydestination = test.example
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+virtual_transport = virtual
+virtual_mailbox_domains = corp.example
+virtual_mailbox_base = {root}/mail
+virtual_mailbox_maps = static:all/
+virtual_uid_maps = static:65534
+virtual_gid_maps = static:65534
+virtual_mailbox_limit = 0
+message_size_limit = {message_size_limit}
+alias_maps =
+alias_database =
+message_drop_headers =
+local_header_rewrite_clients =
+disable_mime_input_processing = yes
+header_size_limit = 50000000
+header_address_token_limit = 50000000
+hopcount_limit = 1000
+cleanup_replace_stray_cr_lf = no
+smtpd_forbid_bare_newline = reject
+smtpd_forbid_bare_newline_exclusions =
+smtpd_peername_lookup = no
+smtpd_recipient_restrictions = permit_mynetworks, reject
+in_flow_delay = 0
+"""
+
+_MASTER = """\
+127.0.0.1:{port} inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+proxymap unix - - n - - proxymap
+error unix - - n - - error
+retry unix - - n - - error
+virtual unix - n n - - virtual
+anvil unix - - n - 1 anvil
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+_QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
+
+
+class Postfix:
+    """A running Postfix, stopped at the end of its `with` block. It takes mail for every address at corp.example.
+
+    With `tls` it offers STARTTLS; `extra` lines of main.cf override those above.
+    """
+
+    def __init__(self, *, tls: bool = False, message_size_limit: int = 60_000_000, extra: str = "") -> None:
+        require("postfix")
+        self.root = folder("postfix")
+        self.certificate = Certificate(self.root) if tls else None
+        self.port = free_port()
+        self._etc = self.root / "etc"
+        self._running = False
+        self._lay_out()
+        values = {"root": self.root, "message_size_limit": message_size_limit, "daemons": _postconf("daemon_directory")}
+        main = f"{_MAIN.format_map(values)}{self._tls()}{extra}\n"
+        # The last setting of a parameter wins, but Postfix warns of a second one.
+        settings = {line.partition("=")[0].strip(): line for line in main.splitlines() if line.strip()}
+        (self._etc / "main.cf").write_text("\n".join([*settings.values(), ""]), "ascii")
+        (self._etc / "master.cf").write_text(_MASTER.format(port=self.port), "ascii")
+
+    def _lay_out(self) -> None:
+        for name in ("etc", "queue", "data", "mail"):
+            (self.root / name).mkdir(mode=0o755)
+        shutil.chown(self.root / "data", "postfix")
+        shutil.chown(self.root / "mail", 65534, 65534)
+        for source in Path(_postconf("config_directory")).iterdir():
+            if not source.name.startswith(("dynamicmaps.cf", "postfix-files")):
+                continue
+            if source.is_dir():
+                shutil.copytree(source, self._etc / source.name)
+            else:
+                shutil.copy(source, self._etc / source.name)
+
+    def _tls(self) -> str:
+        if self.certificate is None:
+            return ""
+        files = f"smtpd_tls_cert_file = {self.certificate.cert_file}\nsmtpd_tls_key_file = {self.certificate.key_file}\n"
+        return f"smtpd_tls_security_level = may\n{files}"
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate of the authority that clients have to trust."""
+        assert self.certificate is not None, "this instance has no TLS"
+        return self.certificate.ca_file
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        shutil.rmtree(self.root)
+
+    def start(self) -> None:
+        """Start it and return when it greets. Raises AssertionError with what it said if it does not start."""
+        done = self._control("start")
+        assert done.returncode == 0, f"Postfix does not start: {done.stderr}{self.log}"
+        self._running = True
+        wait_until(lambda: greets(self.port, b"220"), f"Postfix does not answer on port {self.port}")
+
+    def stop(self) -> None:
+        """Stop this instance, and no other. Its mail stays."""
+        if self._running:
+            self._running = False
+            self._control("stop")
+
+    def _control(self, command: str) -> subprocess.CompletedProcess[str]:
+        program = find("postfix")
+        assert program is not None
+        return subprocess.run(
+            [program, "-c", str(self._etc), command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    @property
+    def log(self) -> str:
+        """What it wrote to its log so far."""
+        file = self.root / "maillog"
+        return file.read_text("utf-8", "replace") if file.exists() else ""
+
+    def settle(self, timeout: float = 60.0) -> None:
+        """Return when everything that was accepted is delivered. Raises TimeoutError."""
+        wait_until(self._is_idle, "Postfix has not delivered its queue", timeout)
+
+    def _is_idle(self) -> bool:
+        # Upstream queues first: a message moves downwards, so none can slip through while they are looked at.
+        return not any(path.is_file() for name in _QUEUES for path in (self.root / "queue" / name).rglob("*"))
+
+    def delivered(self) -> dict[str, bytes]:
+        """Return the delivered messages by file name, as stored, with LF at line ends; see also `settle`."""
+        maildir = self.root / "mail" / "all" / "new"
+        return {path.name: path.read_bytes() for path in maildir.iterdir()} if maildir.exists() else {}
+
+    def take(self) -> dict[str, bytes]:
+        """Return the messages delivered since the last call, and remove them."""
+        messages = self.delivered()
+        for name in messages:
+            (self.root / "mail" / "all" / "new" / name).unlink()
+        return messages
+
+
+def own_fields(stored: bytes) -> int:
+    """Return how many octets in front of a stored message are Postfix's own fields, its Received included.
+
+    Raises AssertionError if they are not as expected.
+    """
+    place = 0
+    for name in (b"Return-Path:", b"X-Original-To:", b"Delivered-To:", b"Received:"):
+        assert stored.startswith(name, place), f"{name!r} expected in {stored[place : place + 100]!r}"
+        place = stored.index(b"\n", place) + 1
+    while stored[place : place + 1] == b"\t":
+        place = stored.index(b"\n", place) + 1
+    return place
+
+
+def _postconf(parameter: str) -> str:
+    program = find("postconf")
+    assert program is not None
+    command = [program, "-dh", parameter]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
