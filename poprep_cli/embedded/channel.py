@@ -72,6 +72,11 @@ class Channel:
             searched = max(0, len(self._input) - 4)
             self._read()
 
+    def await_input(self) -> None:
+        """Return when there is at least one octet of input. Raises LineClosedError when there is none to come."""
+        if not self._input:
+            self._read()
+
     def write(self, data: bytes) -> None:
         """Send octets, later if there is more input at hand."""
         self._output.append(data)

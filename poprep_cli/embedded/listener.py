@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Event, Lock, Thread
@@ -45,6 +46,11 @@ class _Server(ThreadingTCPServer):
         self.listener = listener
         super().__init__((HOST, 0), _Connection)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the standard library's signature
+        """Tell of what went wrong, unless it is only that the client was gone before it was served."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
 
 class Listener:
     """Listens on a free port of 127.0.0.1 between `start` and `stop`, and keeps the record of every session.
@@ -72,9 +78,9 @@ class Listener:
 
     @property
     def open_sessions(self) -> int:
-        """How many connections there are at this moment."""
+        """How many connections there are at this moment, those not counted that have said QUIT."""
         with self._lock:
-            return len(self._channels)
+            return sum(not channel.session.quit for channel in self._channels)
 
     def start(self) -> None:
         """Listen. Raises OSError if that is not possible, and ValueError if it listens already."""
@@ -109,6 +115,7 @@ class Listener:
             self.sessions.append(session)
             self._channels.add(channel)
         try:
+            channel.wait(0)  # a connection that was accepted while the server stopped ends here
             if self._context is not None:
                 channel.start_tls(self._context)
             self._conversation(channel)

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Self
 
 from poprep_cli.embedded.channel import Channel
-from poprep_cli.embedded.deliveries import Deliveries, Delivered
+from poprep_cli.embedded.deliveries import Delivered, Deliveries
 from poprep_cli.embedded.listener import HOST, Listener
 from poprep_cli.embedded.sessions import Session
 from poprep_cli.embedded.smtp_faults import SmtpFaults, Stage

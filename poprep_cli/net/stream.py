@@ -137,6 +137,11 @@ class Stream:
         except OSError as error:
             raise self._failed(error, "it stopped reading") from error
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the peer's address is this machine's own."""
+        return self.peer == "::1" or self.peer.startswith(("127.", "::ffff:127."))
+
     def close(self) -> None:
         """Close the stream. Never fails, may be called twice."""
         self._forget()

@@ -6,7 +6,8 @@ a leading dot is doubled, CRLF.CRLF ends the block. So a block received from POP
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
@@ -17,6 +18,7 @@ MAX_LINE = 8192  # RFC 2449 4 and RFC 5321 4.5.3.1.5 allow 512; servers are more
 PART_OCTETS = 1 << 20  # a block up to this size is handed out whole, a larger one in parts of about this size
 
 _FORBIDDEN = b"\r\n\0"
+_LINE_END = re.compile(rb"\r+\n?|\n")
 
 
 class Part(NamedTuple):
@@ -155,30 +157,50 @@ def unstuff(block: bytes) -> bytes:
     return content.replace(b"\r\n..", b"\r\n.") if b"\r\n.." in content else content
 
 
-def unstuff_parts(parts: Iterable[bytes]) -> Iterable[bytes]:
+def unstuff_parts(parts: Iterable[bytes]) -> Iterator[bytes]:
     """Do what `unstuff` does for a block in parts, cut anywhere. Memory is that of one part."""
-    held = b"\r\n"  # octets that the next part decides about; at first the line end before the block
-    first = True
+    tail = b"\0\r\n"  # the last octets received: a stuffed dot may be cut from its line start
+    held = b""  # the last octets of the content so far: they may be the terminator
     for part in parts:
-        data = held + part
-        # The last octets may be the start of a stuffed dot or of the terminator: they wait for the next part.
-        keep = 5
-        if len(data) <= keep:
-            held = data
+        content = held + (tail + part).replace(b"\r\n..", b"\r\n.")[3:]
+        tail = (tail + part[-3:])[-3:]
+        if len(content) > 3:
+            yield content[:-3]
+        held = content[-3:]
+
+
+def stuff_parts(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Do what `stuff` does for content in parts, cut anywhere; the last part is the terminator, with what goes before it."""
+    tail = CRLF
+    for part in parts:
+        yield (tail + part).replace(b"\r\n.", b"\r\n..")[2:]
+        tail = (tail + part[-2:])[-2:]
+    yield b".\r\n" if tail == CRLF else TERMINATOR
+
+
+def mend_parts(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Make every line end CRLF: a run of CRs before LF becomes one CRLF, every other CR or LF becomes one too.
+
+    No other octet changes. Stray CRs and LFs must never reach an SMTP server (CVE-2023-51764).
+    """
+    pending = 0  # CRs at the end of the last part
+    for part in parts:
+        rest = part.lstrip(b"\r") if pending else part
+        pending += len(part) - len(rest)
+        if not rest:
             continue
-        cut = len(data) - keep
-        while cut > 0 and data[cut - 1 : cut + 1] in (b"\r\n", b"\n.", b".."):
-            cut -= 1
-        if cut == 0:
-            held = data
-            continue
-        piece, held = data[:cut], data[cut:]
-        piece = piece.replace(b"\r\n..", b"\r\n.")
-        if first:
-            piece, first = piece[2:], False
-        yield piece
-    tail = held[:-3].replace(b"\r\n..", b"\r\n.")
-    yield tail[2:] if first else tail
+        if pending and rest[0] == 10:
+            yield CRLF
+            rest, pending = rest[1:], 0
+        while pending:
+            yield CRLF * min(pending, PART_OCTETS)
+            pending -= min(pending, PART_OCTETS)
+        body = rest.rstrip(b"\r")
+        pending = len(rest) - len(body)
+        yield _LINE_END.sub(lambda found: CRLF if found[0].endswith(b"\n") else CRLF * len(found[0]), body)
+    while pending:
+        yield CRLF * min(pending, PART_OCTETS)
+        pending -= min(pending, PART_OCTETS)
 
 
 def stuff(content: bytes) -> bytes:

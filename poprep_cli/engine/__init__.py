@@ -1,0 +1,1 @@
+"""The engine: what a pass decides, records, moves and reports."""
