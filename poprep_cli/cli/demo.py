@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
-from poprep_cli.embedded.deliveries import Delivered
+from poprep_cli.embedded.deliveries import without_trace
 from poprep_cli.embedded.pop3 import Maildrop, Pop3Server
 from poprep_cli.embedded.samples import samples
 from poprep_cli.embedded.smtp import SmtpServer
-from poprep_cli.errors import ExitCode, PoprepError
+from poprep_cli.errors import ExitCode, PoprepError, StateError
 
 USER = "demo"
 SEND_TO = "you@example.com"
@@ -62,6 +63,15 @@ def demo(*, keep: bool) -> None:
     Starts a POP3 mailbox with sample mail and an SMTP server, both on this machine only and in a temporary folder, runs
     `poprep poll` over them twice, and checks that every message arrived, octet by octet, and none twice.
     """
+    try:
+        _run(keep=keep)
+    except OSError as error:
+        raise StateError(
+            f"the demo can't run: {error}", hint="It needs a folder for temporary files and the address 127.0.0.1."
+        ) from error
+
+
+def _run(*, keep: bool) -> None:
     with _world() as world:
         _heading("A mailbox and an SMTP server on this machine")
         click.echo(f"  POP3 {world.pop3.address}: {len(world.pop3.maildrop.mail())} sample messages")
@@ -75,7 +85,10 @@ def demo(*, keep: bool) -> None:
         _show_configuration(world)
         _show_next_steps()
         if keep:
-            _wait(world)
+            try:
+                _wait(world)
+            except KeyboardInterrupt:
+                click.echo("\nThe servers are stopped, and the folder is removed.")
 
 
 @contextmanager
@@ -147,7 +160,7 @@ def report_arrivals(world: World) -> None:
     for number, message in enumerate(tuple(world.smtp.delivered), 1):
         digest = sha256(without_trace(message.content)).hexdigest()
         verdict = f"sha256 {digest[:12]} as in the mailbox" if digest in expected else "NOT as in the mailbox"
-        click.echo(f"  {number}  {message.size:>9,} octets  {subject(message.content):<28}  {verdict}")
+        click.echo(f"  {number}  {message.size:>9,} octets  {message.subject:<28}  {verdict}")
         arrived.append(digest)
         if message.forward_paths != (SEND_TO.encode(),):
             raise _failure(f"message {number} arrived for somebody else than {SEND_TO}")
@@ -161,32 +174,12 @@ def report_arrivals(world: World) -> None:
 def report_no_repeats(world: World) -> None:
     """Tell that the second pass moved nothing. Raises PoprepError if it did, or if the mailbox has lost mail."""
     kept = world.pop3.maildrop.mail()
-    arrived: list[Delivered] = world.smtp.delivered
+    arrived = world.smtp.delivered
     if len(arrived) != len(kept):
         raise _failure(
             f"after the second pass {len(arrived)} messages have arrived, and {len(kept)} are in the mailbox"
         )
     click.echo(_good(f"Nothing arrived twice: the mailbox has kept its {len(kept)} messages, and none was sent again."))
-
-
-def without_trace(content: bytes) -> bytes:
-    """Return a message without the Received: field in front of it, which may be folded over several lines."""
-    if not content.startswith(b"Received:"):
-        return content
-    end = content.find(b"\r\n")
-    while content[end + 2 : end + 3] in (b" ", b"\t"):
-        end = content.find(b"\r\n", end + 2)
-    return content[end + 2 :]
-
-
-def subject(content: bytes) -> str:
-    """Return the subject as it stands in the header, in printable ASCII."""
-    header = content[: content.find(b"\r\n\r\n")]
-    for line in header.split(b"\r\n"):
-        if line.lower().startswith(b"subject:"):
-            text = line[8:].strip().decode("ascii", "replace")
-            return "".join(character if character.isprintable() else "?" for character in text)
-    return "(no subject)"
 
 
 def _show_configuration(world: World) -> None:
@@ -219,8 +212,8 @@ def _show_next_steps() -> None:
         click.echo(f"  */5 * * * * {program} poll     in your crontab: crontab -e")
 
 
-def _wait(world: World) -> None:
-    """Tell how to play with the servers, and return at Ctrl-C."""
+def _wait(world: World) -> NoReturn:
+    """Tell how to play with the servers, and wait for Ctrl-C."""
     options = _command_line(world.arguments)
     _heading("The servers stay until Ctrl-C")
     click.echo(f"  POP3 {world.pop3.address}   user {USER}   password {world.pop3.password.decode()}")
@@ -230,11 +223,8 @@ def _wait(world: World) -> None:
     click.echo(f"  What would be done:            poprep {options} poll --dry-run")
     click.echo(f"  The configuration, checked:    poprep {options} config check")
     click.echo(f"  As if for the first time:      delete {world.state}")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        click.echo("\nThe servers are stopped, and the folder is removed.")
+    while True:
+        time.sleep(3600)
 
 
 def _command_line(arguments: list[str]) -> str:

@@ -16,7 +16,7 @@ from poprep_cli.config.secrets import readable_by_others
 from poprep_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tomlkit import TOMLDocument
+    from tomlkit.items import Item
 
 _NEW_FILE = 0o600
 _NEW_FOLDER = 0o700
@@ -98,29 +98,30 @@ def _parsed(text: str) -> object:
 def _edited(old: str, path: Path, where: Where, value: object) -> str:
     import tomllib
 
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
     _, faults = examine(old, path)
     if any(fault.line for fault in faults):
         raise refusal(old, path, faults)  # no TOML at all
     wanted = tomllib.loads(old)
     try:
-        _put(wanted, where, value)
-        document = tomlkit.parse(old)
-        _put_in_document(document, where, value)
-        new = document.as_string()
-    except (TypeError, AttributeError, ValueError, KeyError, TOMLKitError) as error:
+        there = _put(wanted, where, value)
+    except (TypeError, AttributeError) as error:
         raise _by_hand(path, where) from error
-    if "\r\n" in old and "\n" not in old.replace("\r\n", ""):
-        new = new.replace("\r\n", "\n").replace("\n", "\r\n")
+    # A new table goes to the end of the file: in between it would part a comment from the table it speaks of.
+    ways = (_in_place, _appended) if there else (_appended, _in_place)
+    for way in ways:
+        new = way(old, where, value)
+        if new is not None and _means(new, wanted):
+            return new
+    raise _by_hand(path, where)
+
+
+def _means(text: str, wanted: dict[str, Any]) -> bool:
+    import tomllib
+
     try:
-        right = tomllib.loads(new) == wanted
+        return tomllib.loads(text) == wanted
     except ValueError:
-        right = False
-    if not right:  # tomlkit lost its way in an unusual layout: better nothing than something else
-        raise _by_hand(path, where)
-    return new
+        return False
 
 
 def _by_hand(path: Path, where: Where) -> ConfigError:
@@ -130,25 +131,52 @@ def _by_hand(path: Path, where: Where) -> ConfigError:
     )
 
 
-def _put(data: dict[str, Any], where: Where, value: object) -> None:
+def _put(data: dict[str, Any], where: Where, value: object) -> bool:
+    """Set a key in plain data, and return whether its table was there before."""
+    there = True
     for name in where[:-1]:
+        there = there and name in data
         data = data.setdefault(name, {})
     data[where[-1]] = value
+    return there
 
 
-def _put_in_document(document: TOMLDocument, where: Where, value: object) -> None:
+def _in_place(old: str, where: Where, value: object) -> str | None:
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(old)
+        table: Any = document
+        for name in where[:-1]:
+            table = table.setdefault(name, tomlkit.table())
+        table[where[-1]] = _item(value)
+        new = document.as_string()
+    except (TypeError, AttributeError, ValueError, KeyError, TOMLKitError):
+        return None  # tomlkit lost its way in an unusual layout
+    return _with_line_ends_of(old, new)
+
+
+def _appended(old: str, where: Where, value: object) -> str:
+    space = "" if not old.strip() else "\n" if old.endswith("\n") else "\n\n"
+    block = f"[{dotted(where[:-1])}]\n{dotted(where[-1:])} = {_item(value).as_string()}\n"
+    return _with_line_ends_of(old, f"{old}{space}{block}")
+
+
+def _item(value: object) -> Item:
     import tomlkit
 
-    table: Any = document
-    for depth, name in enumerate(where[:-1]):
-        if name not in table:
-            # [connector] and, for connector.NAME.pop3, [connector.NAME] need no header of their own.
-            new = tomlkit.table(is_super_table=depth < len(where) - 2)
-            if depth == len(where) - 2 and document.as_string().strip():
-                new.trivia.indent = "\n"
-            table[name] = new
-        table = table[name]
-    table[where[-1]] = value
+    if not isinstance(value, dict):
+        return tomlkit.item(value)
+    table = tomlkit.inline_table()
+    table.update(value)
+    return table
+
+
+def _with_line_ends_of(old: str, new: str) -> str:
+    if "\r\n" not in old or "\n" in old.replace("\r\n", ""):
+        return new
+    return new.replace("\r\n", "\n").replace("\n", "\r\n")
 
 
 def _replace(path: Path, text: str, status: os.stat_result | None) -> None:

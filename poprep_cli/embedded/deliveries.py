@@ -24,6 +24,26 @@ class Delivered:
     parameters: tuple[bytes, ...] = ()
     tls: bool = False
 
+    @property
+    def subject(self) -> str:
+        """The subject as it stands in the header, undecoded and as far as it is on the first line, in printable ASCII."""
+        header, _, _ = self.content.partition(b"\r\n\r\n")
+        for line in header.split(b"\r\n"):
+            if line.lower().startswith(b"subject:"):
+                text = line[8:].strip().decode("ascii", "replace")
+                return "".join(character if character.isprintable() else "?" for character in text)
+        return "(no subject)"
+
+
+def without_trace(content: bytes) -> bytes:
+    """Return a message without the Received: field in front of it, which may be folded over several lines."""
+    if not content.startswith(b"Received:"):
+        return content
+    end = content.find(b"\r\n")
+    while content[end + 2 : end + 3] in (b" ", b"\t"):
+        end = content.find(b"\r\n", end + 2)
+    return content[end + 2 :]
+
 
 class Deliveries:
     """Takes messages from any thread: keeps them, writes them to a folder as 0001.eml and so on, and tells a sink."""

@@ -150,6 +150,14 @@ class Stream:
         except OSError:
             return
 
+    def local_address(self) -> str:
+        """Return the IP address of this side, without a zone; "" for a unix socket or a line that is gone."""
+        try:
+            name = self._socket.getsockname()
+        except OSError:
+            return ""
+        return str(name[0]).partition("%")[0] if isinstance(name, tuple) else ""
+
     def interrupt(self) -> None:
         """Make every call in another thread end at once (RFC 793 shutdown of both directions)."""
         _shut(self._socket)

@@ -1,0 +1,98 @@
+"""The hand-over between the thread that downloads and the thread that submits: a queue bounded in octets and messages."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from poprep_cli.engine.message import Message
+from poprep_cli.net.maildrop import Listed
+from poprep_cli.protocol.wire import PART_OCTETS
+
+MAX_OCTETS = 8 << 20  # in memory, between RETR and the SMTP server's acceptance
+MAX_MESSAGES = 256
+FIRST_MESSAGES = 8  # until the SMTP server is there, no more than this is read
+FIRST_OCTETS = 4 << 20
+
+
+class Handoff:
+    """A bounded queue. The download side admits and puts, the submission side gets and releases."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: deque[Message] = deque()
+        self._octets = 0
+        self._messages = 0
+        self._read_octets = 0
+        self._read_messages = 0
+        self._wide = False
+        self._closed = False
+        self._finished = False
+
+    def admit(self, listed: Listed, wait: bool) -> bool:
+        """Reserve room for a message about to be retrieved. False: not now, or, if `wait` is true, never again."""
+        with self._changed:
+            while not self._closed:
+                if self._has_room(listed.size):
+                    self._octets += _cost(listed.size)
+                    self._messages += 1
+                    self._read_octets += listed.size
+                    self._read_messages += 1
+                    return True
+                if not wait:
+                    return False
+                self._changed.wait()
+            return False
+
+    def _has_room(self, size: int) -> bool:
+        if not self._wide and self._read_messages and (
+            self._read_messages >= FIRST_MESSAGES or self._read_octets + size > FIRST_OCTETS
+        ):
+            return False
+        return not self._messages or (self._messages < MAX_MESSAGES and self._octets + _cost(size) <= MAX_OCTETS)
+
+    def put(self, message: Message) -> None:
+        """Hand over a message that was admitted."""
+        with self._changed:
+            self._queue.append(message)
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Say that nothing more comes."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def get(self) -> Message | None:
+        """Return the next message, waiting for it; None when nothing more comes."""
+        with self._changed:
+            while not self._queue and not self._finished:
+                self._changed.wait()
+            return self._queue.popleft() if self._queue else None
+
+    def peek(self) -> Message | None:
+        """Return the message that the next `get` will return, if it is here already."""
+        return self._queue[0] if self._queue else None
+
+    def release(self, listed_octets: int) -> None:
+        """Give back the room of a message that is done with; `listed_octets` as at `admit`."""
+        with self._changed:
+            self._octets -= _cost(listed_octets)
+            self._messages -= 1
+            self._changed.notify_all()
+
+    def open_wide(self) -> None:
+        """Lift the bound of the first window: the SMTP server is there."""
+        with self._changed:
+            self._wide = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Admit nothing more; what is being retrieved still comes."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def _cost(size: int) -> int:
+    return min(size, PART_OCTETS) + 2048  # above a part it is in a file

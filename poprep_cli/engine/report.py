@@ -1,0 +1,72 @@
+"""What a pass did: counted per connector while it runs, and at its end the summary and the exit code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from poprep_cli.errors import ExitCode, PoprepError
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A message that was not simply delivered: what became of it, and why, in the server's words."""
+
+    uidl: str
+    outcome: str
+    why: str
+
+
+@dataclass(slots=True)
+class ConnectorReport:
+    """One connector's pass. Counts are of messages, `octets` of content delivered; written by its threads, read by any."""
+
+    connector: str
+    reason: str = "ok"
+    listed: int = 0
+    new: int = 0
+    received: int = 0
+    delivered: int = 0
+    deferred: int = 0
+    rejected: int = 0
+    deleted: int = 0
+    held: int = 0
+    oversize: int = 0
+    octets: int = 0
+    seconds: float = 0.0
+    messages: list[Note] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+    errors: list[PoprepError] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code of this connector alone."""
+        if self.errors:
+            return self.errors[0].exit_code
+        return ExitCode.PARTIAL if self.deferred or self.rejected or self.oversize else ExitCode.OK
+
+    def fail(self, error: PoprepError) -> None:
+        """Note the error that ended the pass, or another one after it."""
+        if not self.errors:
+            self.reason = error.reason
+        self.errors.append(error)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the connector's part of the --json document."""
+        return {
+            "connector": self.connector,
+            "exit_code": int(self.exit_code),
+            "reason": self.reason if self.errors or self.exit_code == ExitCode.OK else "partial",
+            "errors": [{"message": str(error), "hint": error.hint} for error in self.errors],
+            "listed": self.listed,
+            "new": self.new,
+            "delivered": self.delivered,
+            "deferred": self.deferred,
+            "rejected": self.rejected,
+            "deleted": self.deleted,
+            "held": self.held,
+            "octets": self.octets,
+            "seconds": round(self.seconds, 3),
+            "messages": [{"uidl": note.uidl, "outcome": note.outcome, "why": note.why} for note in self.messages],
+            "advice": self.advice,
+        }

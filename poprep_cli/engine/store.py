@@ -1,0 +1,155 @@
+"""Mail that stays here: held mail that waits for SMTP, and badmail. One .eml and one .json per message, in one folder.
+
+The .eml has the exact octets as received. A message is in the store once its .json is, so a crash leaves no half of one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from poprep_cli.engine import files
+from poprep_cli.engine.message import HEADER_OCTETS, Message
+from poprep_cli.engine.state import uidl_from, uidl_keys
+
+
+class Refusal(msgspec.Struct, omit_defaults=True):
+    """What the SMTP server said of one recipient, and at which stage."""
+
+    recipient: str
+    stage: str
+    reply: str
+    at: str
+
+
+class Slip(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The .json beside a message: whose it is, to whom it goes, what happened to it."""
+
+    first_seen: str
+    since: str
+    reverse_path: str
+    forward_paths: list[str]
+    octets: int
+    canonical: bool = True
+    eight_bit: bool = False
+    in_doubt: bool = False
+    fingerprint: str = ""
+    why: str = ""
+    attempts: int = 0
+    refusals: list[Refusal] = []
+    uidl: str | None = None
+    uidl_b64: str | None = None
+
+    @property
+    def message_uidl(self) -> bytes:
+        """The UIDL as the POP3 server sent it."""
+        return uidl_from(self.uidl, self.uidl_b64) or b""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A message in a store. `path` is that of the .eml."""
+
+    path: Path
+    slip: Slip
+
+    def message(self) -> Message:
+        """Return the message, its content in the file."""
+        slip = self.slip
+        with os.fdopen(files.open_private(self.path, os.O_RDONLY), "rb") as file:
+            head = file.read(HEADER_OCTETS)
+        end = head.find(b"\r\n\r\n")
+        return Message(
+            slip.message_uidl, slip.octets, slip.canonical, slip.eight_bit,
+            head[: end + 4] if end >= 0 else head, file=self.path, in_doubt=slip.in_doubt,
+        )
+
+
+class Store:
+    """The folder `held/<connector>` or `badmail/<connector>`; it is made when first used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._count = 0
+
+    def items(self) -> list[Item]:
+        """Return what is in the store, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                slip = msgspec.json.decode(files.read_private(path) or b"", type=Slip)
+            except msgspec.MsgspecError as error:
+                raise files.StateError(f"{path} can't be read: {error}", hint="mend or remove it; its .eml beside it is the mail") from error
+            found.append(Item(path.with_suffix(".eml"), slip))
+        return found
+
+    def octets(self) -> int:
+        """Return the size of what is in the store."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.eml")) if self.folder.is_dir() else 0
+
+    def add(self, message: Message, slip: Slip) -> Item:
+        """Keep a message, durably. Its file, if it has one, moves here."""
+        files.make_folder(self.folder)
+        for key, value in uidl_keys(message.uidl).items():
+            setattr(slip, key, value)
+        self._count += 1
+        path = self.folder / f"{time.time_ns():020d}-{self._count:06d}-{secrets.token_hex(4)}.eml"
+        if message.file is not None:
+            with files.translated(f"move {message.file} to {path}"):
+                os.replace(message.file, path)
+            descriptor = files.open_private(path, os.O_RDWR)
+        else:
+            descriptor = files.open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with files.translated(f"write {path}"):
+            try:
+                if message.file is None:
+                    for part in message.content():
+                        files.write_all(descriptor, part)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        item = Item(path, slip)
+        self.update(item)
+        return item
+
+    def update(self, item: Item) -> None:
+        """Write the slip of a message anew."""
+        files.replace(item.path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(item.slip), indent=2) + b"\n")
+
+    def remove(self, item: Item) -> None:
+        """Remove a message."""
+        with files.translated(f"remove {item.path}"):
+            item.path.with_suffix(".json").unlink(missing_ok=True)
+            item.path.unlink(missing_ok=True)
+
+    def take(self, item: Item, source: Store) -> Item:
+        """Move a message here from another store of the same state folder."""
+        files.make_folder(self.folder)
+        moved = Item(self.folder / item.path.name, item.slip)
+        with files.translated(f"move {item.path} to {moved.path}"):
+            os.link(item.path, moved.path) if hasattr(os, "link") else os.replace(item.path, moved.path)
+        self.update(moved)
+        source.remove(item)
+        return moved
+
+    def sweep(self) -> None:
+        """Remove what a crash left behind: .eml files without their .json, spool files of a pass that is over."""
+        if not self.folder.is_dir():
+            return
+        with files.translated(f"clean {self.folder}"):
+            for path in [*self.folder.glob("*.eml"), *self.folder.glob("*.part"), *self.folder.glob("*.new")]:
+                if not path.with_suffix(".json").exists():
+                    path.unlink(missing_ok=True)
+
+
+def refusal(recipient: bytes, stage: str, reply: Any, at: str) -> Refusal:
+    """Return the record of what the server said."""
+    return Refusal(recipient.decode("utf-8", "backslashreplace"), stage, str(reply), at)
