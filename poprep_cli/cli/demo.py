@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from textwrap import indent
 from typing import NoReturn
 
 import click
@@ -24,10 +25,23 @@ USER = "demo"
 SEND_TO = "you@example.com"
 _MASK = "********"
 
+_CHANGES = """\
+  [connector.NAME.pop3]     host = "pop.example.net"     TLS is required then; for port 995: ssl = true
+                            user = "office@example.net"
+                            password = { command = "pass show mail/office" }
+                                    or { env = "NAME" }, { file = "PATH" }, { keyring = "SERVICE" }
+  [connector.NAME.routing]  send_to = ["office@corp.example"]
+  [smtp]                    host = "mail.corp.example"
+  and drop both tls lines and helo."""
+_COMMANDS = """\
+  poprep config path        where the configuration belongs
+  poprep config check       whether it is right
+  poprep poll --dry-run     log in, list, and say what would be done"""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The embedded servers and the temporary folder of one demo."""
+    """The embedded servers of one demo, and the temporary folder for its configuration, state and delivered mail."""
 
     folder: Path
     pop3: Pop3Server
@@ -39,14 +53,9 @@ class World:
         return self.folder / "poprep.toml"
 
     @property
-    def state(self) -> Path:
-        """The state folder."""
-        return self.folder / "state"
-
-    @property
     def arguments(self) -> list[str]:
         """The global options that make the program work in this world."""
-        return ["--config", str(self.config), "--state-dir", str(self.state)]
+        return ["--config", str(self.config), "--state-dir", str(self.folder / "state")]
 
 
 @click.command(
@@ -65,10 +74,11 @@ def demo(*, keep: bool) -> None:
     """
     try:
         _run(keep=keep)
+    except BrokenPipeError:
+        raise  # the reader of our output has gone: click's matter
     except OSError as error:
-        raise StateError(
-            f"the demo can't run: {error}", hint="It needs a folder for temporary files and the address 127.0.0.1."
-        ) from error
+        hint = "It needs a folder for temporary files and the address 127.0.0.1."
+        raise StateError(f"the demo can't run: {error}", hint=hint) from error
 
 
 def _run(*, keep: bool) -> None:
@@ -166,9 +176,8 @@ def report_arrivals(world: World) -> None:
             raise _failure(f"message {number} arrived for somebody else than {SEND_TO}")
     if set(arrived) != expected or len(arrived) != len(expected):
         raise _failure(f"{len(expected)} messages were in the mailbox, and {len(arrived)} arrived, not all the same")
-    click.echo(
-        _good(f"All {len(arrived)} messages arrived octet by octet; only our Received: line is in front of them.")
-    )
+    told = f"All {len(arrived)} messages arrived octet by octet; only our Received: line is in front of them."
+    click.secho(f"  {told}", fg="green")
 
 
 def report_no_repeats(world: World) -> None:
@@ -179,12 +188,14 @@ def report_no_repeats(world: World) -> None:
         raise _failure(
             f"after the second pass {len(arrived)} messages have arrived, and {len(kept)} are in the mailbox"
         )
-    click.echo(_good(f"Nothing arrived twice: the mailbox has kept its {len(kept)} messages, and none was sent again."))
+    click.secho(
+        f"  Nothing arrived twice: the mailbox has kept its {len(kept)} messages, and none was sent again.", fg="green"
+    )
 
 
 def _show_configuration(world: World) -> None:
     _heading("The configuration of both passes")
-    click.echo("  " + configuration(world, _MASK).replace("\n", "\n  ").rstrip())
+    click.echo(indent(configuration(world, _MASK), "  "), nl=False)
     click.echo(f"  ({_MASK} was a random password, made for this demo only)")
 
 
@@ -192,19 +203,9 @@ def _show_next_steps() -> None:
     import shutil
 
     _heading("For a real mailbox, change")
-    click.echo(
-        '  [connector.NAME.pop3]     host = "pop.example.net"    (TLS is required then; for port 995: ssl = true)'
-    )
-    click.echo('                            user = "office@example.net"')
-    click.echo('                            password = { command = "pass show mail/office" }')
-    click.echo('                                    or { env = "NAME" }, { file = "PATH" }, { keyring = "SERVICE" }')
-    click.echo('  [connector.NAME.routing]  send_to = ["office@corp.example"]')
-    click.echo('  [smtp]                    host = "mail.corp.example"')
-    click.echo("  and drop both tls lines and helo.")
+    click.echo(_CHANGES)
     _heading("Then")
-    click.echo("  poprep config path        where the configuration belongs")
-    click.echo("  poprep config check       whether it is right")
-    click.echo("  poprep poll --dry-run     log in, list, and say what would be done")
+    click.echo(_COMMANDS)
     program = shutil.which("poprep") or "poprep"
     if sys.platform == "win32":
         click.echo(f'  schtasks /create /tn poprep /sc minute /mo 5 /tr "\\"{program}\\" poll"')
@@ -214,15 +215,15 @@ def _show_next_steps() -> None:
 
 def _wait(world: World) -> NoReturn:
     """Tell how to play with the servers, and wait for Ctrl-C."""
-    options = _command_line(world.arguments)
+    program = "poprep " + _command_line(world.arguments)
     _heading("The servers stay until Ctrl-C")
     click.echo(f"  POP3 {world.pop3.address}   user {USER}   password {world.pop3.password.decode()}")
     click.echo(f"  SMTP {world.smtp.address}")
     click.echo(f"  Delivered mail, as .eml files: {world.folder / 'delivered'}")
-    click.echo(f"  Once more:                     poprep {options} -v poll")
-    click.echo(f"  What would be done:            poprep {options} poll --dry-run")
-    click.echo(f"  The configuration, checked:    poprep {options} config check")
-    click.echo(f"  As if for the first time:      delete {world.state}")
+    click.echo(f"  Once more:                     {program} -v poll")
+    click.echo(f"  What would be done:            {program} poll --dry-run")
+    click.echo(f"  The configuration, checked:    {program} config check")
+    click.echo(f"  As if for the first time:      delete {world.folder / 'state'}")
     while True:
         time.sleep(3600)
 
@@ -240,10 +241,6 @@ def _command_line(arguments: list[str]) -> str:
 
 def _heading(text: str) -> None:
     click.echo("\n" + click.style(text, bold=True))
-
-
-def _good(text: str) -> str:
-    return "  " + click.style(text, fg="green")
 
 
 def _failure(message: str) -> PoprepError:

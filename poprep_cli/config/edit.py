@@ -35,6 +35,8 @@ def set_value(path: Path, dotted_key: str, text: str, *, literal: bool = False) 
     missing so far.
     """
     where = _where(dotted_key)
+    if any("\ud800" <= char <= "\udfff" for char in text):  # octets that Python could not decode
+        raise ConfigError(f"{dotted(where)}: the value is not UTF-8 text")
     old, status = read(path) if os.path.exists(path) else ("", None)  # noqa: PTH110 - Path's raises where it can't look
     new = _edited(old, path, where, text if literal else _value(_kind(where), text))
     _, faults = examine(new, path, exposed=status is not None and readable_by_others(status))

@@ -30,8 +30,8 @@ class Delivered:
         header, _, _ = self.content.partition(b"\r\n\r\n")
         for line in header.split(b"\r\n"):
             if line.lower().startswith(b"subject:"):
-                text = line[8:].strip().decode("ascii", "replace")
-                return "".join(character if character.isprintable() else "?" for character in text)
+                text = line[8:].strip().decode("latin-1")
+                return "".join(character if " " <= character <= "~" else "?" for character in text)
         return "(no subject)"
 
 

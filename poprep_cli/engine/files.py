@@ -89,15 +89,16 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Make `data` the content of a file at once and durably: a new file, fsync, rename, fsync of the folder."""
+def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Make `data` the content of a file at once: a new file, then a rename, both fsynced if it is to be durable."""
     fresh = path.with_name(path.name + ".new")
     with translated(f"write {path}"):
         fresh.unlink(missing_ok=True)
         descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             write_all(descriptor, data)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         except BaseException:
             os.close(descriptor)
             fresh.unlink(missing_ok=True)
@@ -106,7 +107,8 @@ def replace(path: Path, data: bytes) -> None:
         if path.is_symlink():
             raise StateError(f"{path} is a symbolic link, which is not followed")
         os.replace(fresh, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from poprep_cli.errors import ExitCode, PoprepError
@@ -37,6 +38,7 @@ class ConnectorReport:
     advice: list[str] = field(default_factory=list)
     errors: list[PoprepError] = field(default_factory=list)
     done: bool = False
+    say: Callable[[int, str], None] = lambda _level, _text: None
 
     @property
     def exit_code(self) -> ExitCode:

@@ -17,6 +17,7 @@ import msgspec
 from poprep_cli.engine import files
 from poprep_cli.engine.message import HEADER_OCTETS, Message
 from poprep_cli.engine.state import uidl_from, uidl_keys
+from poprep_cli.errors import StateError
 
 
 class Refusal(msgspec.Struct, omit_defaults=True):
@@ -87,7 +88,7 @@ class Store:
             try:
                 slip = msgspec.json.decode(files.read_private(path) or b"", type=Slip)
             except msgspec.MsgspecError as error:
-                raise files.StateError(f"{path} can't be read: {error}", hint="mend or remove it; its .eml beside it is the mail") from error
+                raise StateError(f"{path} can't be read: {error}", hint="mend or remove it; its .eml beside it is the mail") from error
             found.append(Item(path.with_suffix(".eml"), slip))
         return found
 

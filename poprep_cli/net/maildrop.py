@@ -43,6 +43,7 @@ class Maildrop:
         self.tls = session.link.stream.tls
         self.method = session.method
         self.warnings = session.warnings
+        self.listed: list[Listed] = []
         self.capabilities = session.capabilities or {}
         self.pipelining = pipelining and pop3.pipelining == "auto" and "PIPELINING" in self.capabilities
 
@@ -58,7 +59,8 @@ class Maildrop:
         else:
             uidls = self._uidls(self._link.ask(commands.UIDL))
             sizes = self._sizes(self._link.ask(commands.LIST))
-        return [Listed(number, uidls[number], size) for number, size in sizes.items() if number in uidls]
+        self.listed = [Listed(number, uidls[number], size) for number, size in sizes.items() if number in uidls]
+        return self.listed
 
     def retrieve(self, wanted: Iterable[Listed], admit: Callable[[Listed, bool], bool]) -> Iterator[tuple[Listed, Reply]]:
         """Yield each wanted message with the reply to its RETR, whose block `parts` yields and must be read to its end.

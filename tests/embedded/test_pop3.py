@@ -57,7 +57,6 @@ def test_a_session_with_poplib(server: Pop3Server) -> None:
         "PASS",
         "STAT",
         "LIST",
-        "LIST",
         "UIDL",
         "UIDL",
         *["RETR"] * 3,
@@ -82,7 +81,7 @@ def test_capabilities_without_and_with_tls(
         client.pass_("secret")
         client.quit()
     session = secured.sessions[0]
-    assert [command.tls for command in session.commands] == [False, False, True, True, True, True]
+    assert [command.tls for command in session.commands] == [False] * 3 + [True] * 4
     assert b"secret" in session.secured
     assert b"secret" not in session.clear
     plain = logged_in(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.real.private import Certificate, find, folder, free_port, greets, req
 # * A bare CR is stored as it came (`cleanup_replace_stray_cr_lf = no`), so it would be seen.
 # * Header lines of any length are kept whole (`header_size_limit`), no header is dropped, added or rewritten
 #   (`message_drop_headers`, `local_header_rewrite_clients`), and MIME structure is not looked at.
-# What is lost: nothing but the difference between a last line that ends with CRLF and one that does not, which SMTP's
-# DATA can't express either (BDAT can; Postfix ends such a line). What is put in front: `own_fields`.
+# What is lost: the difference between a last line that ends with CRLF and one that does not, which SMTP's DATA can't
+# express either (BDAT can; Postfix ends such a line). What no setting prevents is in `stored_form`; what is put in
+# front, in `own_fields`.
 _MAIN = """\
 compatibility_level = 3.6
 config_directory = {root}/etc
@@ -73,6 +75,7 @@ anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 """
 
+_FIELD_NAME = re.compile(rb"[!-9;-~]+[ \t]*:")
 _QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
 
 
@@ -195,6 +198,30 @@ def own_fields(stored: bytes) -> int:
     while stored[place : place + 1] == b"\t":
         place = stored.index(b"\n", place) + 1
     return place
+
+
+def stored_form(content: bytes) -> bytes:
+    """Return how Postfix stores mail that arrives as some header field and, behind it, these lines with CRLF ends.
+
+    Each CRLF becomes LF. In front of a first line of text within the header goes an empty line, and the rest of a field
+    behind a NUL in it vanishes; a test sends the corpus straight to Postfix to see that this is all.
+    """
+    kept = []
+    place = 0
+    while place < len(content):
+        end = content.find(b"\r\n", place) + 2 or len(content)
+        line = content[place:end]
+        if line == b"\r\n":
+            break
+        if not line.startswith((b" ", b"\t")) and not _FIELD_NAME.match(line):
+            kept.append(b"\r\n")
+            break
+        while content[end : end + 1] in (b" ", b"\t"):
+            end = content.find(b"\r\n", end) + 2 or len(content)
+        field, nul, _ = content[place:end].partition(b"\0")
+        kept.append(field + b"\r\n" if nul else field)
+        place = end
+    return (b"".join(kept) + content[place:]).replace(b"\r\n", b"\n")
 
 
 def _postconf(parameter: str) -> str:

@@ -17,6 +17,7 @@ class Line:
 
     def __init__(self, port: int, ca_file: Path | None = None) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream: BinaryIO = self._socket.makefile("rb")
         if ca_file is not None:
             self.start_tls(ca_file)

@@ -1,0 +1,41 @@
+"""Signals as an exception in the main thread, which does nothing but wait while a pass runs in others."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from poprep_cli.errors import ExitCode
+
+# SIGHUP is a closed terminal, SIGBREAK is Windows' Ctrl-Break: both end a pass as SIGTERM does.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+
+
+class Signalled(BaseException):
+    """A signal asked for the end. Not an Exception, so that nothing but its own handler catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+
+
+@contextmanager
+def raising_signals() -> Iterator[None]:
+    """Raise Signalled inside the block at the first signal; further ones are ignored while the pass winds down."""
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+
+    def raise_once(number: int, _frame: FrameType | None) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        raise Signalled(number)
+
+    before = {number: signal.signal(number, raise_once) for number in numbers}
+    try:
+        yield
+    except Signalled:
+        raise
+    else:
+        for number, handler in before.items():
+            signal.signal(number, handler)

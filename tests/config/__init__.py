@@ -1,0 +1,1 @@
+"""Tests of the configuration: reading, editing, secrets, and its commands."""
