@@ -210,7 +210,7 @@ def test_only_2yz_is_acceptance(reply) -> None:
 @pytest.mark.parametrize("reply", [b"250 go\r\n", b"334 go\r\n", b"garbage\r\n"])
 def test_data_needs_354(reply) -> None:
     with submission(faulty(replies={"data": reply})) as session:
-        with pytest.raises(RemoteProtocolError, match="127.0.0.1"):
+        with pytest.raises(RemoteProtocolError, match=r"127\.0\.0\.1"):
             session.deliver(Paper(), nothing)
         assert not session.alive
 
