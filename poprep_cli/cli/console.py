@@ -46,7 +46,10 @@ def show_json(run: Run, signal_code: ExitCode | None) -> None:
         found = run.plans.get(connector["connector"])
         if found is not None:
             connector["plan"] = {
-                name: [{"uidl": printable(step.listed.uidl), "octets": step.listed.size, "reason": step.reason} for step in steps]
+                name: [
+                    {"uidl": printable(step.listed.uidl), "octets": step.listed.size, "reason": step.reason}
+                    for step in steps
+                ]
                 for name, steps in (("fetch", found.fetch), ("delete", found.delete), ("verify", found.verify))
             }
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
@@ -63,8 +66,11 @@ def show_plans(run: Run) -> None:
             f"({size(sum(step.listed.size for step in found.fetch))}) and delete {len(found.delete)}",
         )
         groups: tuple[tuple[str, Sequence[Step]], ...] = (
-            ("fetch", found.fetch), ("delete", found.delete), ("read again", found.verify),
-            ("leave", found.oversize), ("leave", found.unusable),
+            ("fetch", found.fetch),
+            ("delete", found.delete),
+            ("read again", found.verify),
+            ("leave", found.oversize),
+            ("leave", found.unusable),
         )
         for verb, steps in groups:
             for step in steps:
@@ -80,7 +86,11 @@ def show_summary(reports: Sequence[ConnectorReport]) -> None:
         parts = [f"{report.delivered} delivered" + (f" ({size(report.octets)})" if report.octets else "")]
         parts += [
             f"{count} {what}"
-            for count, what in ((report.held, "held"), (report.rejected, "in badmail"), (report.deleted, "deleted from the server"))
+            for count, what in (
+                (report.held, "held"),
+                (report.rejected, "in badmail"),
+                (report.deleted, "deleted from the server"),
+            )
             if count
         ]
         click.echo(f"{report.connector}: {report.listed} on the server, {', '.join(parts)}, {report.seconds:.1f} s")
@@ -89,7 +99,9 @@ def show_summary(reports: Sequence[ConnectorReport]) -> None:
 def tell_problems(reports: Sequence[ConnectorReport], *, stopped: bool) -> None:
     """Say on stderr what is not well, one sentence per matter."""
     if stopped:
-        click.echo("poprep: stopped by a signal; what was accepted is recorded, the rest is still on the server", err=True)
+        click.echo(
+            "poprep: stopped by a signal; what was accepted is recorded, the rest is still on the server", err=True
+        )
     for report in reports:
         for error in report.errors:
             if isinstance(error, Stopped) and stopped:
@@ -100,7 +112,9 @@ def tell_problems(reports: Sequence[ConnectorReport], *, stopped: bool) -> None:
         for note in report.messages[:SHOWN]:
             click.echo(f"poprep: {report.connector}: message {note.uidl}: {note.outcome}: {note.why}", err=True)
         if len(report.messages) > SHOWN:
-            click.echo(f"poprep: {report.connector}: and {len(report.messages) - SHOWN} more; --json has them all", err=True)
+            click.echo(
+                f"poprep: {report.connector}: and {len(report.messages) - SHOWN} more; --json has them all", err=True
+            )
         if report.reason != "not due":
             for advice in report.advice:
                 click.echo(f"poprep: {report.connector}: {advice}", err=True)
@@ -112,8 +126,11 @@ def watch(run: Run) -> None:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} messages  {task.fields[moved]}", markup=False), TimeElapsedColumn(),
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} messages  {task.fields[moved]}", markup=False),
+        TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         tasks = {report.connector: progress.add_task(report.connector, total=0, moved="") for report in run.reports}
@@ -122,7 +139,9 @@ def watch(run: Run) -> None:
                 task = progress.tasks[tasks[report.connector]]
                 rate = report.octets / task.elapsed if task.elapsed else 0.0
                 progress.update(
-                    task.id, total=report.new, completed=report.delivered,
+                    task.id,
+                    total=report.new,
+                    completed=report.delivered,
                     moved=f"{size(report.octets)}, {size(int(rate))}/s" if report.octets else "",
                 )
 

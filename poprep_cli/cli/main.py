@@ -50,7 +50,9 @@ Exit codes: 0 all well (also: no mail), 1 some messages deferred or refused,
 """
 
 
-@click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="poprep", message="%(prog)s %(version)s")
 @click.option(
     "--config",
@@ -66,7 +68,9 @@ Exit codes: 0 all well (also: no mail), 1 some messages deferred or refused,
     metavar="DIR",
     help="Where state, held mail and badmail are kept. Default: $POPREP_STATE_DIR, else the user's state folder.",
 )
-@click.option("-v", "--verbose", count=True, help="Say more on stderr: -v mail and errors, -vv details, -vvv the dialogue.")
+@click.option(
+    "-v", "--verbose", count=True, help="Say more on stderr: -v mail and errors, -vv details, -vvv the dialogue."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress on a terminal, and no summary.")
 @click.pass_context
 def cli(ctx: click.Context, config: Path | None, state_dir: Path | None, verbose: int, quiet: bool) -> None:

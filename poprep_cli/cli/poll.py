@@ -41,7 +41,10 @@ def poll(settings: Settings, connector: tuple[str, ...], dry_run: bool, force: b
     chosen = choose(config, connector)
     reports = [ConnectorReport(one.name, say=console.sayer(settings, one.name)) for one in chosen]
     surroundings = Surroundings(
-        settings.state_path, settings.config_path.absolute().parent, dry_run=dry_run, due_now=force or bool(connector),
+        settings.state_path,
+        settings.config_path.absolute().parent,
+        dry_run=dry_run,
+        due_now=force or bool(connector),
     )
     run = Run(chosen, surroundings, reports)
     signal_code = _carry_out(run, settings, live=not as_json and not dry_run)
@@ -67,9 +70,13 @@ def choose(config: Config, names: tuple[str, ...]) -> list[Connector]:
     for name in dict.fromkeys(names):
         one = known.get(name.lower())
         if one is None:
-            raise click.UsageError(f"there is no connector {name!r} in {config.path}; there are: {', '.join(sorted(known))}")
+            raise click.UsageError(
+                f"there is no connector {name!r} in {config.path}; there are: {', '.join(sorted(known))}"
+            )
         if not one.enabled:
-            raise ConfigError(f"{config.path}: connector.{one.name} is switched off", hint="set its enabled = true to poll it")
+            raise ConfigError(
+                f"{config.path}: connector.{one.name} is switched off", hint="set its enabled = true to poll it"
+            )
         chosen.append(one)
     return chosen
 

@@ -146,12 +146,15 @@ def _put(data: dict[str, Any], where: Where, value: object) -> bool:
 def _in_place(old: str, where: Where, value: object) -> str | None:
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
+    from tomlkit.items import InlineTable
 
     try:
         document = tomlkit.parse(old)
         table: Any = document
         for name in where[:-1]:
-            table = table.setdefault(name, tomlkit.table())
+            table = table.setdefault(
+                name, tomlkit.inline_table() if isinstance(table, InlineTable) else tomlkit.table()
+            )
         table[where[-1]] = _item(value)
         new = document.as_string()
     except (TypeError, AttributeError, ValueError, KeyError, TOMLKitError):

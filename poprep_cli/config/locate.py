@@ -61,7 +61,11 @@ def lines(text: str) -> dict[Path, int]:
         else:
             equals = _EQUALS.match(text, key.end())
             position = _end_of_value(text, equals.end() if equals else key.end())
-        _note(found, () if opening else table, parts, line)
+        found.setdefault(parts if opening else table + parts, line)
+    # [a.b] opens `a` as well, but people look for [a] where it is written, if it is anywhere: hence afterwards.
+    for path, first in list(found.items()):
+        for length in range(1, len(path)):
+            found.setdefault(path[:length], first)
     return found
 
 
@@ -71,16 +75,6 @@ def line_of(found: dict[Path, int], path: Path) -> int | None:
         if path[:length] in found:
             return found[path[:length]]
     return None
-
-
-def _note(found: dict[Path, int], table: Path, parts: Path, line: int) -> None:
-    # [a.b] also opens `a`, but a later [a] is where people look for it: only the full path is noted under a header.
-    # A dotted key a.b = 1 is the only place where its `a` is written.
-    full = table + parts
-    found.setdefault(full, line)
-    if table:
-        for length in range(len(table) + 1, len(full)):
-            found.setdefault(full[:length], line)
 
 
 def _end_of_line(text: str, position: int) -> int:

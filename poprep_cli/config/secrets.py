@@ -66,11 +66,12 @@ def read_file(path: Path, *, size_limit: int) -> tuple[str, os.stat_result]:
         descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
         _refuse_unopened(path, error)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise ConfigError(f"{path}: this is {kind}, a file is needed")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise ConfigError(f"{path}: this is {kind}, a file is needed")
         try:
             data = file.read(size_limit + 1)
         except OSError as error:

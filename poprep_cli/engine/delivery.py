@@ -18,7 +18,8 @@ from poprep_cli.engine.state import Journal
 from poprep_cli.engine.store import Item, Refusal, Slip, Store, refusal
 from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, ReplyError
 from poprep_cli.net.stop import Stop
-from poprep_cli.net.submission import Outcome, Submission, Verdict
+from poprep_cli.net.submission import Submission
+from poprep_cli.net.transaction import Outcome, Verdict
 from poprep_cli.protocol.wire import printable
 
 ALIKE = 3  # so many first messages refused alike, and none accepted: it is not the messages
@@ -37,8 +38,14 @@ class Delivery:
     """One connector's deliveries during a pass. Not for two threads."""
 
     def __init__(
-        self, connector: Connector, journal: Journal, held: Store, badmail: Store,
-        trace: Trace, report: ConnectorReport, stop: Stop,
+        self,
+        connector: Connector,
+        journal: Journal,
+        held: Store,
+        badmail: Store,
+        trace: Trace,
+        report: ConnectorReport,
+        stop: Stop,
     ) -> None:
         self._connector = connector
         self._journal = journal
@@ -83,7 +90,10 @@ class Delivery:
             self._deliver(job, following)
 
     def deliver_all(
-        self, get: Callable[[], Message | None], peek: Callable[[], Message | None], done: Callable[[Message], None],
+        self,
+        get: Callable[[], Message | None],
+        peek: Callable[[], Message | None],
+        done: Callable[[Message], None],
     ) -> None:
         """Deliver messages until `get` returns None. Raises what ends the pass: SMTP gone, refusing all, or a full disk.
 
@@ -94,7 +104,7 @@ class Delivery:
             job = ready if ready is not None and ready.message is message else self._job(message)
             ahead = peek()
             ready = self._job(ahead) if ahead is not None else None
-            self._deliver(job, ready.letter if ready is not None else None)
+            self._deliver(job, ready.letter if ready is not None and not self._trace.is_loop(ready.message) else None)
             done(message)
 
     def hold_rest(self, messages: Iterable[Message], why: str) -> None:
@@ -182,18 +192,30 @@ class Delivery:
         message = job.message
         short = message.octets < message.listed_octets
         self._journal.record(
-            message.uidl, "delivered", clock.stamp(clock.now()),
-            octets=message.octets, fingerprint=message.fingerprint, short=short,
+            message.uidl,
+            "delivered",
+            clock.stamp(clock.now()),
+            octets=message.octets,
+            fingerprint=message.fingerprint,
+            short=short,
         )
         self._journal.flush()
         self._report.delivered += 1
         self._report.octets += message.octets
-        self._report.say(1, f"delivered {printable(message.uidl)} ({message.octets:,} octets) to {', '.join(self._connector.routing.send_to)}")
+        self._report.say(
+            1,
+            f"delivered {printable(message.uidl)} ({message.octets:,} octets) to {', '.join(self._connector.routing.send_to)}",
+        )
         if message.in_doubt:
-            self._note(message, "delivered again", "an earlier pass ended in doubt; the copy is marked X-Poprep-Possible-Duplicate")
+            self._note(
+                message,
+                "delivered again",
+                "an earlier pass ended in doubt; the copy is marked X-Poprep-Possible-Duplicate",
+            )
         if short:
             self._note(
-                message, "delivered, kept on the server",
+                message,
+                "delivered, kept on the server",
                 f"{message.octets:,} octets came where LIST said {message.listed_octets:,}; a second read decides about deletion",
             )
         if job.item is not None:
@@ -201,7 +223,9 @@ class Delivery:
         else:
             message.discard()
 
-    def _hold(self, job: _Job, verdicts: tuple[Verdict, ...] = (), *, why: str = "", done: Iterable[bytes] = ()) -> Item:
+    def _hold(
+        self, job: _Job, verdicts: tuple[Verdict, ...] = (), *, why: str = "", done: Iterable[bytes] = ()
+    ) -> Item:
         """Keep a message for the next pass, for those recipients that have not got it."""
         now = clock.stamp(clock.now())
         settled = set(done)
@@ -216,9 +240,14 @@ class Delivery:
         if job.item is None:
             known = self._journal.entries.get(message.uidl)
             slip = Slip(
-                first_seen=known.first_seen if known else now, since=now,
-                reverse_path=job.letter.reverse_path.decode("utf-8", "replace"), forward_paths=[], octets=message.octets,
-                canonical=message.canonical, eight_bit=message.eight_bit, fingerprint=message.fingerprint,
+                first_seen=known.first_seen if known else now,
+                since=now,
+                reverse_path=job.letter.reverse_path.decode("utf-8", "replace"),
+                forward_paths=[],
+                octets=message.octets,
+                canonical=message.canonical,
+                eight_bit=message.eight_bit,
+                fingerprint=message.fingerprint,
             )
         else:
             slip = job.item.slip

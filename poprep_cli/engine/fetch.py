@@ -18,7 +18,9 @@ from poprep_cli.protocol.wire import printable
 class Fetcher:
     """Retrieves in its own thread. After `join`, `error` is what ended it early, `in_hand` the step it was about."""
 
-    def __init__(self, maildrop: Maildrop, steps: Sequence[Step], handoff: Handoff, spool: Path, report: ConnectorReport) -> None:
+    def __init__(
+        self, maildrop: Maildrop, steps: Sequence[Step], handoff: Handoff, spool: Path, report: ConnectorReport
+    ) -> None:
         self._maildrop = maildrop
         self._steps = {step.listed.number: step for step in steps}
         self._handoff = handoff
@@ -54,7 +56,9 @@ class Fetcher:
             self.in_hand = step
             if not reply.ok:
                 self._report.deferred += 1
-                self._report.messages.append(Note(printable(listed.uidl), "left on the server", f"RETR was refused: {reply}"))
+                self._report.messages.append(
+                    Note(printable(listed.uidl), "left on the server", f"RETR was refused: {reply}")
+                )
                 self.fetched.add(listed.uidl)
                 self._handoff.release(listed.size)
                 continue

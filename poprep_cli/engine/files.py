@@ -58,15 +58,12 @@ def open_private(path: Path, flags: int) -> int:
         if not _NO_FOLLOW and path.is_symlink():
             raise StateError(f"{path} is a symbolic link, which is not followed")
         descriptor = os.open(path, flags | _NO_FOLLOW | _BINARY | _CLOSE_ON_EXEC, 0o600)
-        try:
-            opened = os.fstat(descriptor)
-            if not stat.S_ISREG(opened.st_mode):
-                raise StateError(f"{path} is not a regular file")
-            if sys.platform != "win32" and opened.st_mode & 0o077:
-                os.fchmod(descriptor, 0o600)
-        except BaseException:
+        opened = os.fstat(descriptor)
+        if not stat.S_ISREG(opened.st_mode):
             os.close(descriptor)
-            raise
+            raise StateError(f"{path} is not a regular file")
+        if sys.platform != "win32" and opened.st_mode & 0o077:
+            os.fchmod(descriptor, 0o600)
         return descriptor
 
 
@@ -106,7 +103,7 @@ def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
         os.close(descriptor)
         if path.is_symlink():
             raise StateError(f"{path} is a symbolic link, which is not followed")
-        os.replace(fresh, path)
+        fresh.replace(path)
         if durable:
             sync_folder(path.parent)
 

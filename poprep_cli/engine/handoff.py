@@ -45,8 +45,10 @@ class Handoff:
             return False
 
     def _has_room(self, size: int) -> bool:
-        if not self._wide and self._read_messages and (
-            self._read_messages >= FIRST_MESSAGES or self._read_octets + size > FIRST_OCTETS
+        if (
+            not self._wide
+            and self._read_messages
+            and (self._read_messages >= FIRST_MESSAGES or self._read_octets + size > FIRST_OCTETS)
         ):
             return False
         return not self._messages or (self._messages < MAX_MESSAGES and self._octets + _cost(size) <= MAX_OCTETS)

@@ -54,7 +54,9 @@ def plan(
     seen: set[bytes] = set()
     for listed in listing:
         if not listed.uidl or listed.uidl in seen:
-            unusable.append(Step(listed, "its UIDL is blank" if not listed.uidl else "another message has the same UIDL"))
+            unusable.append(
+                Step(listed, "its UIDL is blank" if not listed.uidl else "another message has the same UIDL")
+            )
             continue
         seen.add(listed.uidl)
         entry = entries.get(listed.uidl)

@@ -9,15 +9,16 @@ from pathlib import Path
 from poprep_cli.config.model import Connector
 from poprep_cli.config.secrets import resolve
 from poprep_cli.engine import clock, envelope, files, status
+from poprep_cli.engine.deletion import Deletion
 from poprep_cli.engine.delivery import Delivery
 from poprep_cli.engine.fetch import Fetcher
 from poprep_cli.engine.handoff import Handoff
-from poprep_cli.engine.message import Message, receive
+from poprep_cli.engine.message import Message
 from poprep_cli.engine.plan import Plan, Step, plan
 from poprep_cli.engine.report import ConnectorReport, Note
 from poprep_cli.engine.state import Journal
 from poprep_cli.engine.store import Store
-from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, ReplyError, StateError, Stopped
+from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, StateError, Stopped
 from poprep_cli.net.maildrop import Maildrop
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import local_name
@@ -82,7 +83,9 @@ class _Pass:
         if self._surroundings.dry_run:
             return self._look()
         files.make_folder(self._surroundings.state_dir)
-        self._lock = files.Lock(self._surroundings.state_dir / f"{self._connector.name}.lock", f"connector {self._connector.name}")
+        self._lock = files.Lock(
+            self._surroundings.state_dir / f"{self._connector.name}.lock", f"connector {self._connector.name}"
+        )
         current.last_attempt = clock.stamp(now)
         try:
             self._work()
@@ -134,11 +137,17 @@ class _Pass:
     def _decide(self, maildrop: Maildrop, journal: Journal, held: set[bytes]) -> Plan:
         listing = maildrop.listing()
         decided = plan(
-            listing, journal.entries, held, self._connector.server_copy, self._connector.limits, clock.now(),
+            listing,
+            journal.entries,
+            held,
+            self._connector.server_copy,
+            self._connector.limits,
+            clock.now(),
         )
         self._report.listed = len(listing)
         self._report.say(
-            1, f"{maildrop.server}: logged in by {maildrop.method}{' over TLS' if maildrop.tls else ''}, "
+            1,
+            f"{maildrop.server}: logged in by {maildrop.method}{' over TLS' if maildrop.tls else ''}, "
             f"{len(listing)} listed, {len(decided.fetch)} to fetch",
         )
         return decided
@@ -158,7 +167,7 @@ class _Pass:
         if held or decided.fetch:
             failure = self._move(maildrop, decided, retry=bool(held))
         try:
-            self._finish()
+            self._finish(journal, decided)
         except (ConnectionFailed, RemoteProtocolError):
             # What is delivered stays so; the next pass deletes it. An earlier failure is the one worth telling.
             if failure is None:
@@ -195,11 +204,20 @@ class _Pass:
             raise RuntimeError("no journal")
         connector = self._connector
         trace = envelope.Trace(
-            maildrop.server, maildrop.peer, maildrop.tls, connector.smtp.helo or local_name(),
+            maildrop.server,
+            maildrop.peer,
+            maildrop.tls,
+            connector.smtp.helo or local_name(),
             envelope.token(self._surroundings.state_dir, connector.name),
         )
         self._delivery = delivery = Delivery(
-            connector, self._journal, self._held, self._badmail, trace, self._report, self._stop,
+            connector,
+            self._journal,
+            self._held,
+            self._badmail,
+            trace,
+            self._report,
+            self._stop,
         )
         files.make_folder(self._spool)
         failure: PoprepError | None = None
@@ -222,7 +240,9 @@ class _Pass:
         limit = self._connector.limits.max_held
         if not limit or self._held.octets() < limit:
             return False
-        self._report.advice.append("the spool is full (limits.max_held): nothing more is downloaded until held mail is delivered")
+        self._report.advice.append(
+            "the spool is full (limits.max_held): nothing more is downloaded until held mail is delivered"
+        )
         return True
 
     def _fetch_and_deliver(self, delivery: Delivery, steps: list[Step]) -> PoprepError | None:
@@ -300,6 +320,13 @@ class _Pass:
         last = in_hand.listed.uidl if in_hand is not None else b""
         return sorted(again, key=lambda step: step.listed.uidl == last)
 
+    def _finish(self, journal: Journal, decided: Plan) -> None:
+        if self._maildrop is None:
+            return
+        fetched = {step.listed.uidl for step in decided.fetch}
+        deletion = Deletion(self._maildrop, journal, self._connector, self._report, self._spool)
+        deletion.run(fetched)
+
     def _leave(self) -> None:
         if self._maildrop is not None:
             self._maildrop.close()
@@ -309,57 +336,6 @@ class _Pass:
         if self._maildrop is None:
             raise RuntimeError("no maildrop is open")
         return self._maildrop
-
-    # ------------------------------------------------------------------ deletion and QUIT
-
-    def _finish(self) -> None:
-        """Delete what the policy says, now that more is delivered, and end the session so that it is committed."""
-        maildrop, journal = self._maildrop, self._journal
-        if maildrop is None or journal is None or self.plan is None:
-            return
-        journal.sync()  # what QUIT commits must not be forgotten by a power cut
-        after = plan(
-            maildrop.listed, journal.entries, (), self._connector.server_copy, self._connector.limits, clock.now(),
-        )
-        # What came short a moment ago waits: the second read is another session's.
-        fetched = {step.listed.uidl for step in self.plan.fetch}
-        agreed = [step for step in after.verify if step.listed.uidl not in fetched and self._agrees(maildrop, journal, step)]
-        steps = (*after.delete, *agreed)
-        replies = maildrop.delete([step.listed.number for step in steps])
-        marked = [step for step in steps if replies[step.listed.number].ok]
-        for step in steps:
-            reply = replies[step.listed.number]
-            if not reply.ok:
-                self._report.messages.append(Note(printable(step.listed.uidl), "delivered, not yet deleted", str(reply)))
-        self._commit(maildrop, journal, marked)
-
-    def _commit(self, maildrop: Maildrop, journal: Journal, marked: list[Step]) -> None:
-        answer = maildrop.quit()
-        if not marked:
-            return
-        if not answer.ok:
-            raise ReplyError(
-                f"{maildrop.server} did not commit {len(marked)} deletions: {answer}",
-                reply=answer,
-                hint="the next pass deletes them; nothing is sent twice",
-            )
-        now = clock.stamp(clock.now())
-        for step in marked:
-            journal.record(step.listed.uidl, "deleted", now)
-        self._report.deleted += len(marked)
-        journal.flush()
-
-    def _agrees(self, maildrop: Maildrop, journal: Journal, step: Step) -> bool:
-        """Read a message again that came short; only if it is the same again may it be deleted."""
-        entry = journal.entries[step.listed.uidl]
-        for _, reply in maildrop.retrieve([step.listed], lambda _message, _wait: True):
-            if not reply.ok:
-                return False
-            files.make_folder(self._spool)
-            again = receive(step.listed.uidl, maildrop.parts(reply), self._spool / "again.part")
-            again.discard()
-            return again.octets == entry.octets and again.fingerprint == entry.fingerprint
-        return False
 
 
 def _while_reading(error: PoprepError | None, step: Step | None) -> PoprepError:

@@ -19,7 +19,9 @@ GRACE = 5.0  # seconds that threads get to notice the stop; what they wrote is s
 class Run:
     """Passes over `connectors`, one after the other. `reports` are in the order of the connectors."""
 
-    def __init__(self, connectors: Sequence[Connector], surroundings: Surroundings, reports: Sequence[ConnectorReport]) -> None:
+    def __init__(
+        self, connectors: Sequence[Connector], surroundings: Surroundings, reports: Sequence[ConnectorReport]
+    ) -> None:
         self._connectors = connectors
         self._surroundings = surroundings
         self.reports = reports

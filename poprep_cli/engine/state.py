@@ -109,10 +109,16 @@ class Journal:
             self.entries.pop(uidl, None)
             return
         self.entries[uidl] = Entry(
-            found.first_seen, found.status, found.at, found.octets, found.fingerprint, found.short, extra,
+            found.first_seen,
+            found.status,
+            found.at,
+            found.octets,
+            found.fingerprint,
+            found.short,
+            extra,
         )
 
-    def record(self, uidl: bytes, status: str, at: str, **changes: Any) -> Entry:
+    def record(self, uidl: bytes, status: str, at: str, **changes: str | int) -> Entry:
         """Note a new status of a message; it reaches the file with the next `flush`. Return the entry."""
         old = self.entries.get(uidl)
         entry = Entry(at, status, at) if old is None else msgspec.structs.replace(old, status=status, at=at)
@@ -212,7 +218,10 @@ def _uidl(line: _Line) -> bytes | None:
 
 def _encode(uidl: bytes, entry: Entry) -> bytes:
     line: dict[str, Any] = {
-        **uidl_keys(uidl), "first_seen": entry.first_seen, "status": entry.status, "at": entry.at,
+        **uidl_keys(uidl),
+        "first_seen": entry.first_seen,
+        "status": entry.status,
+        "at": entry.at,
     }
     if entry.octets:
         line["octets"] = entry.octets

@@ -10,7 +10,6 @@ import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -67,8 +66,13 @@ class Item:
             head = file.read(HEADER_OCTETS)
         end = head.find(b"\r\n\r\n")
         return Message(
-            slip.message_uidl, slip.octets, slip.canonical, slip.eight_bit,
-            head[: end + 4] if end >= 0 else head, file=self.path, in_doubt=slip.in_doubt,
+            slip.message_uidl,
+            slip.octets,
+            slip.canonical,
+            slip.eight_bit,
+            head[: end + 4] if end >= 0 else head,
+            file=self.path,
+            in_doubt=slip.in_doubt,
         )
 
 
@@ -85,10 +89,14 @@ class Store:
             return []
         found = []
         for path in sorted(self.folder.glob("*.json")):
+            if not path.with_suffix(".eml").exists():
+                continue  # a crash while it moved: the other store has it
             try:
                 slip = msgspec.json.decode(files.read_private(path) or b"", type=Slip)
             except msgspec.MsgspecError as error:
-                raise StateError(f"{path} can't be read: {error}", hint="mend or remove it; its .eml beside it is the mail") from error
+                raise StateError(
+                    f"{path} can't be read: {error}", hint="mend or remove it; its .eml beside it is the mail"
+                ) from error
             found.append(Item(path.with_suffix(".eml"), slip))
         return found
 
@@ -105,7 +113,7 @@ class Store:
         path = self.folder / f"{time.time_ns():020d}-{self._count:06d}-{secrets.token_hex(4)}.eml"
         if message.file is not None:
             with files.translated(f"move {message.file} to {path}"):
-                os.replace(message.file, path)
+                message.file.replace(path)
             descriptor = files.open_private(path, os.O_RDWR)
         else:
             descriptor = files.open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -123,7 +131,9 @@ class Store:
 
     def update(self, item: Item) -> None:
         """Write the slip of a message anew."""
-        files.replace(item.path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(item.slip), indent=2) + b"\n")
+        files.replace(
+            item.path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(item.slip), indent=2) + b"\n"
+        )
 
     def remove(self, item: Item) -> None:
         """Remove a message."""
@@ -132,25 +142,29 @@ class Store:
             item.path.unlink(missing_ok=True)
 
     def take(self, item: Item, source: Store) -> Item:
-        """Move a message here from another store of the same state folder."""
+        """Move a message here from another store of the same state folder. A crash leaves it in one of the two."""
         files.make_folder(self.folder)
         moved = Item(self.folder / item.path.name, item.slip)
-        with files.translated(f"move {item.path} to {moved.path}"):
-            os.link(item.path, moved.path) if hasattr(os, "link") else os.replace(item.path, moved.path)
         self.update(moved)
+        with files.translated(f"move {item.path} to {moved.path}"):
+            item.path.replace(moved.path)
+            files.sync_folder(self.folder)
         source.remove(item)
         return moved
 
     def sweep(self) -> None:
-        """Remove what a crash left behind: .eml files without their .json, spool files of a pass that is over."""
+        """Remove what a crash left behind: halves of a message that the other store has, spool files of a pass that is over."""
         if not self.folder.is_dir():
             return
         with files.translated(f"clean {self.folder}"):
             for path in [*self.folder.glob("*.eml"), *self.folder.glob("*.part"), *self.folder.glob("*.new")]:
                 if not path.with_suffix(".json").exists():
                     path.unlink(missing_ok=True)
+            for path in self.folder.glob("*.json"):
+                if not path.with_suffix(".eml").exists():
+                    path.unlink(missing_ok=True)
 
 
-def refusal(recipient: bytes, stage: str, reply: Any, at: str) -> Refusal:
+def refusal(recipient: bytes, stage: str, reply: object, at: str) -> Refusal:
     """Return the record of what the server said."""
     return Refusal(recipient.decode("utf-8", "backslashreplace"), stage, str(reply), at)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from poprep_cli.net.stream import Pace, Stream, refuse_early
-from poprep_cli.net.stop import Stop
 from poprep_cli.config.model import Pop3
+from poprep_cli.net.stop import Stop
+from poprep_cli.net.stream import Pace, Stream, refuse_early
 from poprep_cli.protocol.pop3 import STLS, Command, Pop3Client, Reply
-
 
 
 class Link:
@@ -79,4 +78,3 @@ class Link:
     def close(self) -> None:
         """Drop the line without QUIT: the server then commits nothing (RFC 1939 6)."""
         self.stream.close()
-

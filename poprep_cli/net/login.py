@@ -186,4 +186,6 @@ class _Attempt:
 def _raise_if_for_now(reply: Reply, server: str) -> None:
     text = reply.text.lower()
     if reply.code in _FOR_NOW or (not reply.code and any(word in text for word in (b"lock", b"in use", b"busy"))):
-        raise TemporaryReplyError(f"{server} can't let us in for now: {reply}", reply=reply, hint="the next pass tries again")
+        raise TemporaryReplyError(
+            f"{server} can't let us in for now: {reply}", reply=reply, hint="the next pass tries again"
+        )

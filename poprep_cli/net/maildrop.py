@@ -62,7 +62,9 @@ class Maildrop:
         self.listed = [Listed(number, uidls[number], size) for number, size in sizes.items() if number in uidls]
         return self.listed
 
-    def retrieve(self, wanted: Iterable[Listed], admit: Callable[[Listed, bool], bool]) -> Iterator[tuple[Listed, Reply]]:
+    def retrieve(
+        self, wanted: Iterable[Listed], admit: Callable[[Listed, bool], bool]
+    ) -> Iterator[tuple[Listed, Reply]]:
         """Yield each wanted message with the reply to its RETR, whose block `parts` yields and must be read to its end.
 
         With pipelining up to 64 RETRs or 4 MiB are on their way. `admit(message, wait)` is asked before each RETR; it may
@@ -118,7 +120,9 @@ class Maildrop:
 
     def _uidls(self, reply: Reply) -> dict[int, bytes]:
         if not reply.ok:
-            raise ReplyError(f"{self.server} refused UIDL: {reply}", reply=reply, hint="without UIDL mail can't be told apart")
+            raise ReplyError(
+                f"{self.server} refused UIDL: {reply}", reply=reply, hint="without UIDL mail can't be told apart"
+            )
         found: dict[int, bytes] = {}
         for number, uidl in self._numbered(reply):
             if len(uidl) > MAX_UIDL:

@@ -85,7 +85,9 @@ class Stream:
         self._socket.settimeout(timeout)
         plain = self._socket
         try:
-            wrapped = context.wrap_socket(plain, server_hostname=self.host or "localhost", do_handshake_on_connect=False)
+            wrapped = context.wrap_socket(
+                plain, server_hostname=self.host or "localhost", do_handshake_on_connect=False
+            )
         except (OSError, ValueError) as error:
             raise TlsError(f"TLS with {self.server} can't be set up: {error}") from error
         self._socket = wrapped

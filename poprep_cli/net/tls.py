@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 from poprep_cli.config.model import TlsSettings
@@ -27,15 +27,19 @@ def context_for(settings: TlsSettings) -> ssl.SSLContext:
         return _make(settings)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _make(settings: TlsSettings) -> ssl.SSLContext:
     import ssl
 
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:
-        raise ConfigError(f"tls_ca_file {settings.ca_file}: no certificates can be read from it ({_why(error)})") from error
-    context.minimum_version = getattr(ssl.TLSVersion, "TLSv" + settings.min_version.replace(".", "_").removesuffix("_0"))
+        raise ConfigError(
+            f"tls_ca_file {settings.ca_file}: no certificates can be read from it ({_why(error)})"
+        ) from error
+    context.minimum_version = getattr(
+        ssl.TLSVersion, "TLSv" + settings.min_version.replace(".", "_").removesuffix("_0")
+    )
     if settings.min_version in ("1.0", "1.1"):
         context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL 3 refuses these versions at its usual level
     if settings.fingerprint is not None or not settings.verify:
@@ -68,11 +72,11 @@ def failure(error: OSError, server: str, expected_name: str, certificate: bytes 
     if not isinstance(error, ssl.SSLCertVerificationError):
         return TlsError(
             f"the TLS handshake with {server} failed: {_why(error)}",
-            hint="is this a TLS port? ssl = true is for TLS at connect (995, 465), tls = \"required\" for STLS or STARTTLS",
+            hint='is this a TLS port? ssl = true is for TLS at connect (995, 465), tls = "required" for STLS or STARTTLS',
         )
     hint = f"the certificate must be valid for {expected_name}; name a private CA by tls_ca_file"
     if certificate:
-        hint += f", or pin this certificate: tls_fingerprint = \"{hashlib.sha256(certificate).hexdigest()}\""
+        hint += f', or pin this certificate: tls_fingerprint = "{hashlib.sha256(certificate).hexdigest()}"'
     return TlsError(f"the certificate of {server} is not trusted: {printable(error.verify_message)}", hint=hint)
 
 

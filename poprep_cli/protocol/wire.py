@@ -31,7 +31,7 @@ class Part(NamedTuple):
 class ReceiveBuffer:
     """Octets received and not yet consumed; hands out lines and blocks. Memory is bounded by the limits it is given."""
 
-    __slots__ = ("_buffer", "_at_start", "_searched")
+    __slots__ = ("_at_start", "_buffer", "_searched")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -121,7 +121,8 @@ def printable(octets: bytes | str, limit: int = 500) -> str:
     if cut.isascii() and cut.isprintable():
         return cut
     return "".join(
-        character if character.isprintable() or character == " " else character.encode("unicode_escape").decode() for character in cut
+        character if character.isprintable() or character == " " else character.encode("unicode_escape").decode()
+        for character in cut
     )
 
 

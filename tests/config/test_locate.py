@@ -39,7 +39,7 @@ k = 1
         (("smtp", "note"), 7),
         (("smtp", "raw"), 10),
         (("smtp", "y"), 3),
-        (("connector", "fake"), None),
+        (("connector", "fake"), 12),
         (("connector", "a.b", "pop3"), 12),
         (("connector", "a.b", "pop3", "host"), 13),
         (("connector", "a.b", "pop3", "tls", "mode"), 14),

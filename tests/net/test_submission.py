@@ -27,7 +27,8 @@ from poprep_cli.errors import (
     TlsError,
 )
 from poprep_cli.net.stop import Stop
-from poprep_cli.net.submission import WINDOW, Outcome, Submission
+from poprep_cli.net.submission import WINDOW, Submission
+from poprep_cli.net.transaction import Outcome
 from poprep_cli.protocol.wire import stuff
 
 A, B, C = b"a@corp.example", b"b@corp.example", b"c@corp.example"
