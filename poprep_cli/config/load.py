@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -23,7 +20,6 @@ from poprep_cli.config.model import (
     Form,
     Key,
     Pop3,
-    Secret,
     Smtp,
     TlsSettings,
     dotted,
@@ -32,14 +28,13 @@ from poprep_cli.config.model import (
     quoted,
     tables,
 )
+from poprep_cli.config.values import NotAllowedError, allowed, bare_type, converted, shown
 from poprep_cli.errors import ConfigError
 
 FILE_SIZE_LIMIT = 64 * 1024 * 1024  # octets; 1,000 connectors need half a MiB
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _PORTS = {"pop3": (110, 995), "smtp": (25, 465), "lmtp": (24, 24)}  # without and with TLS at connect
-_LABEL = r"\w(?:[\w-]{0,61}\w)?"
-_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _NAME_ALLOWED = "1 to 64 of A-Z a-z 0-9 . _ - with a letter or digit in front"
 
 Where = tuple[str, ...]
@@ -53,10 +48,6 @@ class Fault(NamedTuple):
     incomplete: bool = False
     exposed: bool = False
     line: int | None = None
-
-
-class _NotAllowedError(Exception):
-    """A value is not what its key allows; carries what is wrong and what is allowed."""
 
 
 def load(path: Path) -> Config:
@@ -124,8 +115,8 @@ def refusal(text: str, path: Path, faults: list[Fault]) -> ConfigError:
 def accepts(kind: object, value: object) -> bool:
     """Return whether a key of this type may have this TOML value."""
     try:
-        _converted(kind, value)
-    except _NotAllowedError:
+        converted(kind, value)
+    except NotAllowedError:
         return False
     return True
 
@@ -162,7 +153,7 @@ class _Reading:
 
     def connectors(self, raw: object, smtp: Mapping[str, Any]) -> list[Any]:
         if not isinstance(raw, dict):
-            self.fault(("connector",), f"{_shown(raw)} is not allowed; allowed are tables: [connector.NAME]")
+            self.fault(("connector",), f"{shown(raw)} is not allowed; allowed are tables: [connector.NAME]")
             return []
         if not raw:
             self.fault((), "there is no connector; each mailbox needs a [connector.NAME] table", incomplete=True)
@@ -204,7 +195,7 @@ class _Reading:
     ) -> dict[str, Any]:
         """Return the values of the keys that are there, `_WRONG` for what was refused; `inner` are tables below."""
         if not isinstance(raw, dict):
-            self.fault(where, f"{_shown(raw)} is not allowed; allowed is a table: [{dotted(where)}]")
+            self.fault(where, f"{shown(raw)} is not allowed; allowed is a table: [{dotted(where)}]")
             return {name: _WRONG for name, key in keys(kind).items() if key.required}
         allowed = keys(kind)
         found: dict[str, Any] = {}
@@ -222,14 +213,14 @@ class _Reading:
         if is_secret(key.type) and isinstance(raw, str):
             self.literal = self.literal or where
         try:
-            value = _converted(key.type, raw)
-        except _NotAllowedError as error:
+            value = converted(key.type, raw)
+        except NotAllowedError as error:
             self.fault(where, str(error))
             return _WRONG
-        if Form.FILE in _bare(key.type)[1]:
+        if Form.FILE in bare_type(key.type)[1]:
             value = str(self.path.parent / os.path.expanduser(value))  # noqa: PTH111 - leaves an unknown ~user alone
             if not os.path.isfile(value):  # noqa: PTH113 - False, not an exception, for what is no file name
-                self.fault(where, f"there is no file {quoted(value)}; allowed: {_allowed(key.type)}")
+                self.fault(where, f"there is no file {quoted(value)}; allowed: {allowed(key.type)}")
         return value
 
     def unknown(self, name: str, where: Where, allowed: tuple[str, ...]) -> str:
@@ -260,7 +251,7 @@ class _Reading:
     def made(self, kind: type[msgspec.Struct], where: Where, values: dict[str, Any]) -> Any:  # noqa: ANN401 - ditto
         for name, key in keys(kind).items():
             if key.required and name not in values:
-                self.fault((*where, name), f"missing; needed: {_allowed(key.type)}", incomplete=True)
+                self.fault((*where, name), f"missing; needed: {allowed(key.type)}", incomplete=True)
         return None if self.faults else kind(**_fields(kind, values))
 
     def server(self, values: dict[str, Any], origin: Mapping[str, Where], protocol: str) -> None:
@@ -284,9 +275,9 @@ class _Reading:
 
     def reachable(self, host: Address, where: Where, protocol: str, *, tls_at_connect: bool) -> None:
         if host.path and protocol != "lmtp":
-            self.fault(where, f'{_shown(str(host))} is a unix socket; allowed only for smtp with protocol = "lmtp"')
+            self.fault(where, f'{shown(str(host))} is a unix socket; allowed only for smtp with protocol = "lmtp"')
         elif host.path and tls_at_connect:
-            self.fault(where, f"{_shown(str(host))} is a unix socket; allowed only with ssl = false")
+            self.fault(where, f"{shown(str(host))} is a unix socket; allowed only with ssl = false")
         elif host.port == 25 and protocol == "lmtp":
             self.fault(where, "LMTP must not use port 25 (RFC 2033); allowed: any other, 24 by default")
 
@@ -305,164 +296,3 @@ def _fields(kind: type[msgspec.Struct], values: Mapping[str, Any]) -> dict[str, 
         first, *second = keys(kind)[name].field
         made[first] = replace(made.get(first, TlsSettings()), **{second[0]: value}) if second else value
     return made
-
-
-@cache
-def _bare(kind: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 - a type
-    """Return a key's type without `| None` and without its annotations, and the annotations."""
-    if NoneType in get_args(kind):
-        return _bare(next(option for option in get_args(kind) if option is not NoneType))
-    if get_origin(kind) is Annotated:
-        inner, *notes = get_args(kind)
-        return inner, tuple(notes)
-    return kind, ()
-
-
-def _converted(kind: Any, value: object) -> Any:  # noqa: ANN401 - a type, and a value of it
-    bare, notes = _bare(kind)
-    if bare is Secret:
-        return _secret(value)
-    if bare is Address:
-        return _address(value)
-    if get_origin(bare) is tuple:
-        return _list(kind, get_args(bare)[0], value)
-    if isinstance(value, str) and any(char in value for char in "\r\n\0"):
-        raise _NotAllowedError(f"a line break or NUL is not allowed; allowed: {_allowed(kind)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _refused(kind, value)
-    try:
-        converted = msgspec.convert(value, kind, strict=True)
-    except msgspec.ValidationError:
-        raise _refused(kind, value) from None
-    return converted.replace(":", "").lower() if Form.FINGERPRINT in notes else converted
-
-
-def _list(kind: object, item: object, value: object) -> tuple[Any, ...]:
-    if item is Address and isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list) or not value:
-        if value == [] and not any(getattr(note, "min_length", None) for note in _bare(kind)[1]):
-            return ()
-        raise _refused(kind, value)
-    items = tuple(_converted(item, each) for each in value)
-    if twice := next((each for each, one in zip(value, items, strict=True) if items.count(one) > 1), None):
-        raise _NotAllowedError(f"{_shown(twice)} is there twice; allowed: each once")
-    return items
-
-
-def _secret(value: object) -> Secret:
-    if isinstance(value, str):
-        if not value or any(char in value for char in "\r\n\0"):
-            flaw = "a line break or NUL in it" if value else "an empty one"
-            raise _NotAllowedError(f"{flaw} is not allowed; allowed: {_allowed(Secret)}")
-        return Secret(value=value)
-    sources = Secret.__struct_fields__[1:]
-    if not isinstance(value, dict):
-        raise _refused(Secret, value)
-    if len(value) != 1 or next(iter(value)) not in sources:
-        raise _NotAllowedError(
-            f"this table is not allowed, it must have exactly one key; allowed: {', '.join(sources)}"
-        )
-    ((source, place),) = value.items()
-    words = place if source == "command" and isinstance(place, list) else [place]
-    if not words or not all(isinstance(word, str) and "\0" not in word for word in words) or not words[0]:
-        allowed = "a text, or a list of the program and its arguments" if source == "command" else "a text"
-        raise _NotAllowedError(f"the value of {source} is not allowed; allowed: {allowed}, not empty, without NUL")
-    if source == "env" and "=" in words[0]:
-        raise _NotAllowedError("the value of env is not allowed; allowed: the name of an environment variable")
-    return replace(Secret(), **{source: tuple(words) if isinstance(place, list) else place})
-
-
-def _address(value: object) -> Address:
-    if not isinstance(value, str):
-        raise _refused(Address, value)
-    if value.startswith("unix:/") and value.isprintable():
-        return Address("", path=value.removeprefix("unix:"))
-    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", value)
-    if bracketed:
-        host, port = _ipv6(bracketed[1]), bracketed[2]
-    elif value.count(":") > 1:
-        host, port = _ipv6(value), None
-    else:
-        name, colon, digits = value.partition(":")
-        host, port = _host(name), digits if colon else None
-    if not host:
-        raise _refused(Address, value)
-    if port is None:
-        return Address(host)
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
-        raise _refused(Address, value)
-    return Address(host, int(port))
-
-
-def _host(name: str) -> str:
-    """Return a host name or IPv4 address in small letters, or an empty text if it is none."""
-    if len(name) > 253 or not _HOST.fullmatch(name):
-        return ""
-    labels = name.rstrip(".").split(".")
-    if labels[-1].isdigit():  # never a name: a resolver would make a number of it
-        right = len(labels) == 4 and all(
-            re.fullmatch(r"0|[1-9][0-9]{0,2}", part) and int(part) < 256 for part in labels
-        )
-        return name if right else ""
-    if not name.isascii():
-        try:
-            name.encode("idna")
-        except UnicodeError:
-            return ""
-    return name.lower()
-
-
-def _ipv6(text: str) -> str:
-    """Return an IPv6 address, with its zone if it has one, in its shortest form, or an empty text if it is none."""
-    import ipaddress
-
-    if not re.fullmatch(r"[0-9A-Fa-f:.]+(?:%[0-9A-Za-z_.-]+)?", text):
-        return ""
-    try:
-        return str(ipaddress.IPv6Address(text))
-    except ValueError:
-        return ""
-
-
-def _refused(kind: object, value: object) -> _NotAllowedError:
-    # Somebody may have written a URL with a password in it: what has an @ is not shown.
-    shown = "this" if isinstance(value, str) and "@" in value else _shown(value)
-    return _NotAllowedError(f"{shown} is not allowed; allowed: {_allowed(kind)}")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value) if abs(value) < 2**64 or isinstance(value, float) else "this number"
-    if isinstance(value, str):
-        return quoted(value if len(value) <= 60 else f"{value[:60]}...")
-    if isinstance(value, list):
-        return "a list" if value else "an empty list"
-    return "a table" if isinstance(value, dict) else "a date or time"
-
-
-def _allowed(kind: object) -> str:
-    """Return what a key of this type may have, for people."""
-    bare, notes = _bare(kind)
-    for note in notes:
-        if isinstance(note, msgspec.Meta) and note.description:
-            return note.description
-    if get_origin(bare) is Literal:
-        return ", ".join(quoted(choice) if isinstance(choice, str) else str(choice) for choice in get_args(bare))
-    if get_origin(bare) is tuple:
-        item = get_args(bare)[0]
-        each = _allowed(item)
-        return f'{each}, "unix:/path" for LMTP, or a list of these' if item is Address else f"a list, each of it {each}"
-    return _ALLOWED.get(bare, "something else")
-
-
-_ALLOWED: dict[object, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    Address: 'a name, "name:port" or "[::1]:port", with a port from 1 to 65535',
-    Secret: "a text, or { env = ... }, { file = ... }, { command = ... } or { keyring = ... }",
-}

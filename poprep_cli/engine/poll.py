@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from poprep_cli.config.model import Connector
+from poprep_cli.config.model import Connector, weaknesses
 from poprep_cli.config.secrets import resolve
 from poprep_cli.engine import clock, envelope, files, status
 from poprep_cli.engine.deletion import Deletion
@@ -80,6 +80,7 @@ class _Pass:
                 self._report.reason = "not due"
                 self._report.advice.append(f"not due before {due} (poll_every); name the connector or use --force")
                 return None
+        self._report.advice.extend(weaknesses(self._connector))
         if self._surroundings.dry_run:
             return self._look()
         files.make_folder(self._surroundings.state_dir)

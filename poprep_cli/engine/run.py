@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Sequence
 
 from poprep_cli.config.model import Connector
@@ -67,6 +66,8 @@ class Run:
 
 def _bug(error: Exception) -> PoprepError:
     """Return a bug as an error to tell: where it happened, without values, which might be secret."""
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
     return PoprepError(

@@ -160,16 +160,17 @@ class Journal:
     def _append(self, data: bytes) -> None:
         if self._descriptor is None:
             self._descriptor = files.open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            if os.fstat(self._descriptor).st_size == 0:
-                data = self._first_line() + data
-            elif self._torn:
-                data = b"\n" + data
         size = os.fstat(self._descriptor).st_size
+        if size == 0:
+            data = self._first_line() + data
+        elif self._torn:
+            data = b"\n" + data
         try:
             files.write_all(self._descriptor, data)
         except OSError:
             os.ftruncate(self._descriptor, size)
             raise
+        self._torn = False
 
     def _first_line(self) -> bytes:
         return _encoder.encode({"format": "poprep-state", "version": VERSION, "mailbox": self.mailbox}) + b"\n"

@@ -13,7 +13,7 @@ from poprep_cli.net.login import log_in
 from poprep_cli.net.stop import Stop
 from poprep_cli.protocol import pop3 as commands
 from poprep_cli.protocol.pop3 import Reply
-from poprep_cli.protocol.wire import CRLF, printable
+from poprep_cli.protocol.wire import CRLF, MAX_LINE, printable
 
 MAX_MESSAGES = 1_000_000
 MAX_UIDL = 4096  # RFC 1939 7 says 70 characters; servers have been seen with far more
@@ -146,6 +146,8 @@ class Maildrop:
         for part in self._link.parts(reply):
             lines = (rest + part).split(CRLF)
             rest = lines.pop()
+            if len(rest) > MAX_LINE:
+                raise RemoteProtocolError(f"{self.server} sent a line of more than {MAX_LINE} octets in its listing")
             for line in lines:
                 number, _, words = line.partition(b" ")
                 if line == b".":

@@ -133,7 +133,12 @@ class Pop3Client:
         return len(self._outstanding)
 
     def send(self, *commands: Command) -> bytes:
-        """Return the octets of `commands`, all to be sent in one write, and await their replies."""
+        """Return the octets of `commands`, all to be sent in one write, and await their replies.
+
+        Raises RemoteProtocolError if the server has sent more than it was asked for: that must not become their reply.
+        """
+        if not self._outstanding and not self._in_block and self._status is None:
+            self._refuse_unasked()
         self._outstanding.extend(commands)
         return CRLF.join([command.line for command in commands]) + CRLF
 
@@ -155,8 +160,7 @@ class Pop3Client:
         reply = self._status
         if reply is None:
             if not self._outstanding:
-                if len(self._buffer):
-                    raise RemoteProtocolError("the server sent something that nobody asked for")
+                self._refuse_unasked()
                 return None
             line = self._buffer.line()
             if line is None:
@@ -178,6 +182,10 @@ class Pop3Client:
         if part is not None and part.last:
             self._in_block = False
         return part
+
+    def _refuse_unasked(self) -> None:
+        if len(self._buffer):
+            raise RemoteProtocolError("the server sent something that nobody asked for")
 
 
 def timestamp(greeting: Reply) -> bytes | None:

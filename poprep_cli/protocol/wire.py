@@ -117,13 +117,16 @@ def printable(octets: bytes | str, limit: int = 500) -> str:
     Control characters (C0, DEL, C1), bidirectional controls and line separators become visible escapes.
     """
     text = octets.decode("utf-8", "backslashreplace") if isinstance(octets, bytes) else octets
-    cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    if cut.isascii() and cut.isprintable():
-        return cut
-    return "".join(
-        character if character.isprintable() or character == " " else character.encode("unicode_escape").decode()
-        for character in cut
-    )
+    safe = text[: limit + 1]
+    if not (safe.isascii() and safe.isprintable()):
+        safe = "".join(map(_visible, safe))
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():  # a space is; every other kind of space is not
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 class CanonicalCheck:

@@ -57,8 +57,13 @@ class Passes:
 
     def poll(self) -> None:
         """Run a pass; raise AssertionError unless all was well and nothing was said about it."""
+        assert self.finish() == []
+
+    def finish(self) -> list[str]:
+        """Run a pass and return what it said on stderr; raise AssertionError unless all was well."""
         done = subprocess.run(self.command, env=self.environment, capture_output=True, text=True, check=False, timeout=100)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        return done.stderr.splitlines()
 
     @property
     def journal(self) -> bytes:
