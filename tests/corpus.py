@@ -70,8 +70,14 @@ def uncanonical_corpus() -> list[Sample]:
         ("LF dot CRLF", head + b"one\n.\r\ntwo\r\n"),
         ("CRLF dot LF", head + b"one\r\n.\ntwo\r\n"),
         ("CRLF dot CR", head + b"one\r\n.\rtwo\r\n"),
-        ("LF dot LF and SMTP", head + b"one\n.\nMAIL FROM:<evil@example.com>\nRCPT TO:<x@example.com>\nDATA\nSubject: x\n"),
-        ("CR dot CR and SMTP", head + b"one\r.\rMAIL FROM:<evil@example.com>\rRCPT TO:<x@example.com>\rDATA\rSubject: x\r"),
+        (
+            "LF dot LF and SMTP",
+            head + b"one\n.\nMAIL FROM:<evil@example.com>\nRCPT TO:<x@example.com>\nDATA\nSubject: x\n",
+        ),
+        (
+            "CR dot CR and SMTP",
+            head + b"one\r.\rMAIL FROM:<evil@example.com>\rRCPT TO:<x@example.com>\rDATA\rSubject: x\r",
+        ),
         ("CR CRLF without end", head + b"one\r\r\ntwo"),
         ("LF between 64 KiB", head + b"x" * 65_536 + b"\n" + b"y" * 65_536),
     ]
@@ -127,12 +133,33 @@ def _dots() -> Iterator[Shape]:
     yield _message("dots only", *[b"."] * 5_000)
     yield _message("dot and space", b". ", b" .", b".\t", b"..  ")
     yield _message("dot after empty lines", b"", b"", b".", b"", b".", b"")
-    yield _message("SMTP after a dot", b".", b"MAIL FROM:<evil@example.com>", b"RCPT TO:<x@example.com>", b"DATA", b".", b"QUIT")
+    yield _message(
+        "SMTP after a dot", b".", b"MAIL FROM:<evil@example.com>", b"RCPT TO:<x@example.com>", b"DATA", b".", b"QUIT"
+    )
     yield _message("POP3 after a dot", b".", b"+OK 1 octets", b".", b"-ERR no", b"+OK")
 
 
 def _long_lines() -> Iterator[Shape]:
-    for length in (76, 510, 511, 512, 513, 997, 998, 999, 1_000, 1_022, 1_023, 1_024, 1_025, 2_000, 2_046, 2_047, 2_048, 2_049):
+    for length in (
+        76,
+        510,
+        511,
+        512,
+        513,
+        997,
+        998,
+        999,
+        1_000,
+        1_022,
+        1_023,
+        1_024,
+        1_025,
+        2_000,
+        2_046,
+        2_047,
+        2_048,
+        2_049,
+    ):
         yield _message(f"line of {length} octets", b"before", b"x" * length, b"after")
     for length in (4_096, 8_190, 8_192, 16_384, 65_535, 65_536, 100_000, 1_000_000):
         yield _message(f"line of {length} octets", b"before", b"y" * length, b"after")
@@ -163,7 +190,12 @@ def _octets(random: Random) -> Iterator[Shape]:
     yield _message("UTF-8 body", "Grüße aus Köln, 日本語, 🙂".encode())
     yield _message("broken UTF-8", b"\xc3", b"\xc3(", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80", b"\xff\xfe")
     yield _message("byte order mark", b"\xef\xbb\xbftext")
-    yield _message("NEL and line separators", b"one\x85two", "one\u2028two\u2029three".encode(), b"one\x0btwo\x0cthree\x1cfour\x1efive")
+    yield _message(
+        "NEL and line separators",
+        b"one\x85two",
+        "one\u2028two\u2029three".encode(),
+        b"one\x0btwo\x0cthree\x1cfour\x1efive",
+    )
     yield _message("escape sequences", b"\x1b[31mred\x1b[0m\x07", b"\x9b31m", b"\x08\x7f")
     yield _message("every octet", bytes(octet for octet in range(256) if octet not in b"\r\n"))
     yield "latin-1 header", "From: Jürgen <j@example.net>\r\nSubject: Grüße\r\n\r\nbody\r\n".encode("latin-1")
@@ -184,7 +216,10 @@ def _headers() -> Iterator[Shape]:
         yield f"field of {length} octets", b"X-Long: " + b"h" * (length - 8) + CRLF + end
     yield "References of 60,000 octets", b"References:" + b"\r\n <0123456789@example.net>" * 2_300 + CRLF + end
     yield "5,000 fields", b"".join(b"X-Field-%d: value\r\n" % number for number in range(5_000)) + end
-    yield "2,000 recipients", b"To: " + b",\r\n ".join(b"r%d@example.net" % number for number in range(2_000)) + CRLF + end
+    yield (
+        "2,000 recipients",
+        b"To: " + b",\r\n ".join(b"r%d@example.net" % number for number in range(2_000)) + CRLF + end,
+    )
     trace = b"Received: from a.example (a.example [192.0.2.1])\r\n\tby b.example with ESMTP id 12345;\r\n\tMon, 3 Nov 2025 10:00:00 +0100\r\n"
     for number in (1, 20, 45):
         yield f"{number} Received", trace * number + end
@@ -201,8 +236,13 @@ def _headers() -> Iterator[Shape]:
     yield "Delivered-To", b"Delivered-To: joe@example.net\r\nX-Original-To: joe@example.net\r\n" + end
     yield "Status", b"Status: RO\r\nX-Status: A\r\nX-UIDL: 12345\r\nX-Keywords: \r\n" + end
     yield "mbox line in front", b"From ann@example.net Mon Nov  3 10:00:00 2025\r\nFrom: a@example.net\r\n" + end
-    yield "mbox line quoted in front", b">From ann@example.net Mon Nov  3 10:00:00 2025\r\nFrom: a@example.net\r\n" + end
-    yield _message("mbox lines in the body", b"From the start", b"", b"From ann@example.net Mon Nov  3 10:00:00 2025", b">From me")
+    yield (
+        "mbox line quoted in front",
+        b">From ann@example.net Mon Nov  3 10:00:00 2025\r\nFrom: a@example.net\r\n" + end,
+    )
+    yield _message(
+        "mbox lines in the body", b"From the start", b"", b"From ann@example.net Mon Nov  3 10:00:00 2025", b">From me"
+    )
     yield "no From, no Date, no Message-ID", b"Subject: bare\r\n\r\nbody\r\n"
     yield "Message-ID twice", b"Message-ID: <a@example.net>\r\nMessage-ID: <b@example.net>\r\n" + end
     yield "mixed case", b"fRoM: a@example.net\r\nSUBJECT: x\r\nmessage-id:<a@example.net>\r\n\r\nbody\r\n"
@@ -212,18 +252,29 @@ def _headers() -> Iterator[Shape]:
 def _mime(random: Random) -> Iterator[Shape]:
     encoded = _base64(random, 3_000)
     yield "MIME attachment", _multipart([b"Content-Type: text/plain\r\n\r\ntext\r\n", _attachment(encoded)], b"b1")
-    inner = _multipart([b"Content-Type: text/plain\r\n\r\nplain\r\n", b"Content-Type: text/html\r\n\r\n<p>html</p>\r\n"], b"b2")
+    inner = _multipart(
+        [b"Content-Type: text/plain\r\n\r\nplain\r\n", b"Content-Type: text/html\r\n\r\n<p>html</p>\r\n"], b"b2"
+    )
     yield "MIME nested", _multipart([inner, _attachment(encoded)], b"b1")
     deep = b"Content-Type: text/plain\r\n\r\nthe bottom\r\n"
     for level in range(150):
         deep = _multipart([deep], b"level%d" % level)
     yield "MIME nested 150 deep", deep
-    yield "MIME without its end", _multipart([b"Content-Type: text/plain\r\n\r\ntext\r\n"], b"b1").removesuffix(b"--b1--\r\n")
-    yield "message in a message", b"Content-Type: message/rfc822\r\nSubject: outer\r\n\r\nReceived: x\r\nSubject: inner\r\n\r\nbody\r\n"
+    yield (
+        "MIME without its end",
+        _multipart([b"Content-Type: text/plain\r\n\r\ntext\r\n"], b"b1").removesuffix(b"--b1--\r\n"),
+    )
+    yield (
+        "message in a message",
+        b"Content-Type: message/rfc822\r\nSubject: outer\r\n\r\nReceived: x\r\nSubject: inner\r\n\r\nbody\r\n",
+    )
     yield "8bit part", _multipart(["Content-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n".encode()], b"b1")
     yield "binary part", _multipart([b"Content-Transfer-Encoding: binary\r\n\r\n\0\1\2\xff\r\n"], b"b1")
     yield "7bit that is 8-bit", "Content-Transfer-Encoding: 7bit\r\nSubject: x\r\n\r\nGrüße\r\n".encode()
-    yield "quoted-printable", b"Content-Transfer-Encoding: quoted-printable\r\n\r\nGr=C3=BC=C3=9Fe =\r\n=2E\r\n.=\r\n\r\n"
+    yield (
+        "quoted-printable",
+        b"Content-Transfer-Encoding: quoted-printable\r\n\r\nGr=C3=BC=C3=9Fe =\r\n=2E\r\n.=\r\n\r\n",
+    )
     yield "boundary that starts with dots", _multipart([b"\r\ntext\r\n"], b"..x").replace(b"--..x", b"..x")
 
 

@@ -33,7 +33,7 @@ def bare_type(kind: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 - a typ
 
 
 def converted(kind: Any, value: object) -> Any:  # noqa: ANN401 - a type, and a value of it
-    """Return `value` as the model\'s type `kind`. Raises NotAllowedError."""
+    """Return `value` as the model's type `kind`. Raises NotAllowedError."""
     bare, notes = bare_type(kind)
     if bare is Secret:
         return _secret(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from poprep_cli.config.model import Pop3
 from poprep_cli.errors import (
@@ -62,28 +62,33 @@ class _Attempt:
 
     def run(self) -> Session:
         skipped: list[str] = []
-        refusal: Reply | None = None
-        for method in (name for name in _ORDER if name in self._pop3.auth):
+        refused_by: Link | None = None
+        broke: ConnectionFailed | None = None
+        waiting = [name for name in _ORDER if name in self._pop3.auth]
+        while waiting:
+            method = waiting[0]
             link = self._ready()
             why_not = self._unusable(link, method)
             if why_not:
-                skipped.append(f"{method} ({why_not})")
+                skipped.append(f"{waiting.pop(0)} ({why_not})")
                 continue
             try:
                 reply = self._try(link, method)
             except ConnectionFailed as error:
                 # Some servers hang up on a wrong password or on a method that they only announce.
-                skipped.append(f"{method} ({error})")
                 self.close()
+                if link is not refused_by:  # else it hung up after the refusal before, which was another method's
+                    skipped.append(f"{waiting.pop(0)} ({error})")
+                    broke = error
                 continue
             if reply.ok:
                 return Session(link, self._capabilities, method, self._warnings)
             _raise_if_for_now(reply, link.stream.server)
-            refusal = reply
-            skipped.append(f"{method} ({reply})")
+            refused_by = link
+            skipped.append(f"{waiting.pop(0)} ({reply})")
             if reply.code == "AUTH" and method == "user":
                 break
-        raise self._failed(skipped, refusal)
+        raise self._failed(skipped, refused=refused_by is not None, broke=broke)
 
     def close(self) -> None:
         if self._link is not None:
@@ -95,7 +100,7 @@ class _Attempt:
         while self._link is None:
             try:
                 self._link = self._connect()
-            except (TlsError, RemoteProtocolError, ReplyError) as error:
+            except (TlsError, RemoteProtocolError) as error:
                 self.close()
                 if self._pop3.tls != "wanted" or self._pop3.ssl or self._clear:
                     raise
@@ -148,6 +153,8 @@ class _Attempt:
             link.close()
             self._link = self._connect()
             return self._capabilities
+        if reply.more:
+            raise RemoteProtocolError(f"{link.stream.server} announces capabilities without end")
         return commands.parse_capabilities(reply.block) if reply.ok else None
 
     def _unusable(self, link: Link, method: str) -> str:
@@ -164,23 +171,34 @@ class _Attempt:
         if method == "apop":
             timestamp = commands.timestamp(link.greeting) or b""
             try:
-                return link.ask(commands.apop(self._pop3.user, self._password, timestamp))
+                command = commands.apop(self._pop3.user, self._password, timestamp)
             except ValueError:
                 return Reply(False, b"this system has no MD5", commands.GREETING)
+            return _masked(link.ask(command), command.line.rpartition(b" ")[2])
         reply = link.ask(commands.user(self._pop3.user))
-        return link.ask(commands.password(self._password)) if reply.ok else reply
+        return _masked(link.ask(commands.password(self._password)), self._password.encode()) if reply.ok else reply
 
-    def _failed(self, skipped: list[str], refusal: Reply | None) -> PoprepError:
-        server, user = str(self._pop3.address), self._pop3.user
-        if refusal is None:
+    def _failed(self, skipped: list[str], *, refused: bool, broke: ConnectionFailed | None) -> PoprepError:
+        server, user, why = str(self._pop3.address), self._pop3.user, "; ".join(skipped)
+        if refused:
             return AuthenticationFailed(
-                f"no enabled method can log in to {server} as {user}: {'; '.join(skipped)}",
-                hint="poprep config show tells which methods are enabled (pop3.auth)",
+                f"{server} refused the login of {user}: {why}",
+                hint="check pop3.user and pop3.password; many providers want an app password here",
+            )
+        if broke is not None:
+            return ConnectionFailed(
+                f"{server} did not answer the login of {user}: {why}",
+                hint="some servers hang up on a wrong password: if it stays like this, check pop3.user and pop3.password",
             )
         return AuthenticationFailed(
-            f"{server} refused the login of {user}: {'; '.join(skipped)}",
-            hint="check pop3.user and pop3.password; many providers want an app password here",
+            f"no enabled method can log in to {server} as {user}: {why}",
+            hint="poprep config show tells which methods are enabled (pop3.auth)",
         )
+
+
+def _masked(reply: Reply, secret: bytes) -> Reply:
+    """Return the reply without a secret that the server echoes."""
+    return replace(reply, text=reply.text.replace(secret, b"***")) if secret and secret in reply.text else reply
 
 
 def _raise_if_for_now(reply: Reply, server: str) -> None:

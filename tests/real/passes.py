@@ -61,7 +61,9 @@ class Passes:
 
     def finish(self) -> list[str]:
         """Run a pass and return what it said on stderr; raise AssertionError unless all was well."""
-        done = subprocess.run(self.command, env=self.environment, capture_output=True, text=True, check=False, timeout=100)
+        done = subprocess.run(
+            self.command, env=self.environment, capture_output=True, text=True, check=False, timeout=100
+        )
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         return done.stderr.splitlines()
 

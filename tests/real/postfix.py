@@ -116,7 +116,9 @@ class Postfix:
     def _tls(self) -> str:
         if self.certificate is None:
             return ""
-        files = f"smtpd_tls_cert_file = {self.certificate.cert_file}\nsmtpd_tls_key_file = {self.certificate.key_file}\n"
+        files = (
+            f"smtpd_tls_cert_file = {self.certificate.cert_file}\nsmtpd_tls_key_file = {self.certificate.key_file}\n"
+        )
         return f"smtpd_tls_security_level = may\n{files}"
 
     @property
@@ -129,7 +131,9 @@ class Postfix:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
         shutil.rmtree(self.root)
 

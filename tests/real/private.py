@@ -41,7 +41,9 @@ def _refuse(reason: str) -> None:
 
 def find(program: str) -> str | None:
     """Return the path of a program, also of one in the sbin folders; None if there is none."""
-    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"]))
+    return shutil.which(
+        program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"])
+    )
 
 
 def folder(name: str) -> Path:

@@ -71,7 +71,9 @@ class Books:
     def note_kill(self) -> None:
         """Note what the journal says after a kill."""
         sending = {uidl.decode() for uidl, status in self._passes.statuses.items() if status == "sending"}
-        assert len(sending - self._in_doubt) <= 1, f"one kill left several messages in doubt: {sending - self._in_doubt}"
+        assert len(sending - self._in_doubt) <= 1, (
+            f"one kill left several messages in doubt: {sending - self._in_doubt}"
+        )
         self._in_doubt = sending
         self.doubts.update(sending)
 
@@ -100,7 +102,9 @@ class Books:
     def assert_repeats_were_in_doubt(self) -> None:
         """Assert that only messages in doubt were delivered again, once for each doubt, and with the field that says so."""
         for name, copies in self.copies.items():
-            told = f"{name} came {copies} times, was in doubt {self.doubts[name]} times, marked {self.marked[name]} times"
+            told = (
+                f"{name} came {copies} times, was in doubt {self.doubts[name]} times, marked {self.marked[name]} times"
+            )
             assert copies - 1 <= self.doubts[name], told
             assert copies - 1 <= self.marked[name], told
             assert self.marked[name] <= self.doubts[name], told
@@ -166,4 +170,6 @@ def _kill_after(passes: Passes, delay: float) -> bool:
         process.wait(delay)
     except subprocess.TimeoutExpired:
         process.kill()
-    return process.wait() != 0
+    code = process.wait()
+    assert code in (0, -9), f"a pass ended by itself with exit code {code}"
+    return code == -9

@@ -91,7 +91,9 @@ def fill(dovecot: Dovecot, samples: Sequence[Sample]) -> dict[str, bytes]:
     # Files are handed out in the order of their names, UIDLs in the order of message numbers.
     messages = maildrop(dovecot.port, "joe", "secret")
     assert len(messages) == len(samples)
-    received = dict(zip((names[name] for name in sorted(names)), (messages[uidl] for uidl in sorted(messages)), strict=True))
+    received = dict(
+        zip((names[name] for name in sorted(names)), (messages[uidl] for uidl in sorted(messages)), strict=True)
+    )
     for sample in samples:
         if sample.canonical:
             assert received[sample.name] == sample.content, f"Dovecot gives {sample.name} another form"
@@ -178,7 +180,9 @@ def test_without_leave_copy_the_maildrop_ends_empty(dovecot: Dovecot, postfix: P
     assert maildrop(dovecot.port, "joe", "secret") == {}
 
 
-def test_leave_copy_switched_off_later_deletes_what_was_delivered(dovecot: Dovecot, postfix: Postfix, passes: Passes) -> None:
+def test_leave_copy_switched_off_later_deletes_what_was_delivered(
+    dovecot: Dovecot, postfix: Postfix, passes: Passes
+) -> None:
     received = fill(dovecot, small()[::4])
     passes.configure(pop3=pop3s(dovecot), smtp=smtp(postfix))
     passes.poll()
@@ -192,11 +196,18 @@ def test_leave_copy_switched_off_later_deletes_what_was_delivered(dovecot: Dovec
 def test_memory_stays_small_with_messages_of_30_mb(dovecot: Dovecot, postfix: Postfix, passes: Passes) -> None:
     large = max(corpus(3), key=lambda sample: len(sample.content)).content
     lines = b"Subject: one line\r\n\r\n" + b"x" * 30_000_000 + CRLF
-    received = fill(dovecot, [Sample("lines", large, True), Sample("again", b"X-Again: yes\r\n" + large, True), Sample("line", lines, True)])
+    received = fill(
+        dovecot,
+        [Sample("lines", large, True), Sample("again", b"X-Again: yes\r\n" + large, True), Sample("line", lines, True)],
+    )
     passes.configure(pop3=pop3s(dovecot), smtp=smtp(postfix))
     # A fresh process measures: the peak of its children is that of the pass alone.
     measured = subprocess.run(
-        [sys.executable, "-c", _PEAK, *passes.command], env=passes.environment, capture_output=True, check=True, timeout=100
+        [sys.executable, "-c", _PEAK, *passes.command],
+        env=passes.environment,
+        capture_output=True,
+        check=True,
+        timeout=100,
     )
     code, stdout, stderr, peak = json.loads(measured.stdout)
     assert (code, stdout, stderr) == (0, "", "")

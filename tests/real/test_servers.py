@@ -113,5 +113,7 @@ def test_a_missing_server_fails_only_where_servers_are_required(value: str, outc
     test.write_text("from tests.real.private import require\ndef test_it():\n    require('no-such-server')\n", "ascii")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(test)]
     environment = os.environ | {private.REQUIRE: value, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
+    )
     assert outcome in done.stdout
