@@ -34,8 +34,8 @@ def sayer(settings: Settings, connector: str) -> Callable[[int, str], None]:
     return say
 
 
-def show_json(run: Run, signal_code: ExitCode | None) -> None:
-    """Print the --json document."""
+def show_json(run: Run, signal_code: ExitCode | None, *, plans: bool) -> None:
+    """Print the --json document, with what would be done if `plans`."""
     import msgspec
 
     document = {
@@ -44,7 +44,7 @@ def show_json(run: Run, signal_code: ExitCode | None) -> None:
     }
     for connector in document["connectors"]:  # type: ignore[attr-defined]
         found = run.plans.get(connector["connector"])
-        if found is not None:
+        if plans and found is not None:
             connector["plan"] = {
                 name: [
                     {"uidl": printable(step.listed.uidl), "octets": step.listed.size, "reason": step.reason}
@@ -142,7 +142,7 @@ def watch(run: Run) -> None:
                     task.id,
                     total=report.new,
                     completed=report.delivered,
-                    moved=f"{size(report.octets)}, {size(int(rate))}/s" if report.octets else "",
+                    moved=f"{size(report.octets)}, {size(int(rate))}/s" if report.octets else "done" * report.done,
                 )
 
 

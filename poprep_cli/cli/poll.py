@@ -49,7 +49,7 @@ def poll(settings: Settings, connector: tuple[str, ...], dry_run: bool, force: b
     run = Run(chosen, surroundings, reports)
     signal_code = _carry_out(run, settings, live=not as_json and not dry_run)
     if as_json:
-        console.show_json(run, signal_code)
+        console.show_json(run, signal_code, plans=dry_run)
     elif dry_run:
         console.show_plans(run)
     elif console.on_terminal() and not settings.quiet:

@@ -16,22 +16,23 @@ from poprep_cli.engine.message import Message
 from poprep_cli.engine.report import ConnectorReport, Note
 from poprep_cli.engine.state import Journal
 from poprep_cli.engine.store import Item, Refusal, Slip, Store, refusal
-from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, ReplyError
+from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, ReplyError, StateError, Stopped
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.submission import Submission
 from poprep_cli.net.transaction import Outcome, Verdict
 from poprep_cli.protocol.wire import printable
 
-ALIKE = 3  # so many first messages refused alike, and none accepted: it is not the messages
+ALIKE = 3  # so many first messages refused alike and none accepted, or broken off in a row: it is not the messages
 
 
 @dataclass(slots=True)
 class _Job:
-    """One message to deliver, and the held item it comes from, if it was held."""
+    """One message to deliver, the held item it comes from, if it was held, and whether it broke the session."""
 
     message: Message
     letter: Letter
     item: Item | None = None
+    broke: bool = False
 
 
 class Delivery:
@@ -57,6 +58,8 @@ class Delivery:
         self._submission: Submission | None = None
         self._pipelining = True
         self._accepted = 0
+        self._taken = 0  # messages that this session has accepted
+        self._broken = 0  # messages in a row at which the session broke
         self._refused: list[tuple[Item, tuple[str, int, str]]] = []  # until it is clear whose fault the refusals are
 
     def open(self) -> None:
@@ -64,6 +67,7 @@ class Delivery:
         if self._submission is None or not self._submission.alive:
             self._drop()
             self._submission = Submission.open(self._connector.smtp, self._stop, pipelining=self._pipelining)
+            self._taken = 0
 
     def close(self) -> None:
         """End the SMTP session politely."""
@@ -77,15 +81,21 @@ class Delivery:
         self._drop()
 
     def retry_held(self) -> None:
-        """Deliver what earlier passes left in the spool, in order. Raises as `open` does when SMTP is not to be had."""
+        """Deliver what earlier passes left in the spool, in order. Raises as `open` does when SMTP is not to be had.
+
+        What has broken a session before comes last and does not keep new mail waiting: if it breaks more of them, the
+        first new message decides whether that is the server's fault.
+        """
         jobs = []
-        for item in self._held.items():
+        for item in sorted(self._held.items(), key=lambda item: item.slip.breaks):
             known = self._journal.entries.get(item.slip.message_uidl)
             if known is not None and known.status == "delivered":
                 self._held.remove(item)  # a crash came between the record and the removal
             else:
                 jobs.append(self._held_job(item))
         for position, job in enumerate(jobs):
+            if self._broken >= ALIKE - 1:
+                return
             following = jobs[position + 1].letter if position + 1 < len(jobs) else None
             self._deliver(job, following)
 
@@ -140,31 +150,41 @@ class Delivery:
             return
         try:
             outcome = self._outcome(job, following)
-        except PoprepError as error:
-            if error.exit_code not in (69, 75, 76, 77) or self._stop.tripped:
-                raise
-            self._hold(job, why=str(error))
+        except (StateError, Stopped):
             raise
-        if outcome is None:
+        except PoprepError as error:
+            if not self._stop.tripped:
+                self._hold(job, why=str(error))
+            raise
+        if isinstance(outcome, PoprepError):
+            job.broke = True
+            self._hold(job, why=str(outcome))
+            self._broke(outcome)
             return
         self._file(job, outcome)
 
-    def _outcome(self, job: _Job, following: Letter | None) -> Outcome | None:
-        """Try once, and once more on a fresh connection, one command at a time. None: it was held after the line dropped twice."""
+    def _outcome(self, job: _Job, following: Letter | None) -> Outcome | PoprepError:
+        """Try once, and once more on a fresh connection, one command at a time. Return the error if the line dropped twice."""
         failure: PoprepError | None = None
-        for _ in range(2):
+        for _ in range(3):
             self.open()
             submission = self._submission
             if submission is None:  # pragma: no cover - `open` sets it or raises
                 raise RuntimeError("no submission")
             try:
-                return submission.deliver(job.letter, lambda: self._sending(job.message), following)
+                outcome = submission.deliver(job.letter, lambda: self._sending(job.message), following)
             except (ConnectionFailed, RemoteProtocolError) as error:
-                failure, following = error, None
                 self._pipelining = False
                 self._drop()
-        self._hold(job, why=str(failure))
-        return None
+                if failure is not None:
+                    return error
+                failure, following = error, None
+                continue
+            if not (self._taken and _ended_by_the_server(outcome)):
+                return outcome
+            # It takes only so many messages in a session: that is not this message's matter.
+            self._drop()
+        raise RuntimeError("three sessions and no outcome")  # pragma: no cover - a fresh session has taken nothing
 
     def _sending(self, message: Message) -> None:
         self._journal.record(message.uidl, "sending", clock.stamp(clock.now()))
@@ -174,9 +194,11 @@ class Delivery:
         if outcome.in_doubt:
             server = self._submission.server if self._submission else "the SMTP server"
             answered = {verdict.path for verdict in outcome.accepted}
-            job.message.in_doubt = True
+            job.message.in_doubt = job.broke = True
             self._hold(job, why=f"in doubt, {server} may have it: {outcome.in_doubt}", done=answered)
+            self._broke(ConnectionFailed(f"{server} leaves messages in doubt, one after the other: {outcome.in_doubt}"))
             return
+        self._broken = 0
         if outcome.accepted:
             self._accept_some()
         if outcome.deferred:
@@ -255,6 +277,7 @@ class Delivery:
         slip.in_doubt = slip.in_doubt or message.in_doubt
         slip.refusals = [*slip.refusals, *refusals][-20:]
         slip.attempts += bool(refusals)
+        slip.breaks += job.broke
         slip.why = why
         if job.item is None:
             item = self._held.add(message, slip)
@@ -297,8 +320,15 @@ class Delivery:
         self._report.rejected += 1
         self._report.messages.append(Note(printable(uidl), "badmail", f"{item.slip.why} ({moved.path})"))
 
+    def _broke(self, failure: PoprepError) -> None:
+        """Count messages in a row at which the session broke. Raises `failure` when it must be the server's fault."""
+        self._broken += 1
+        if self._broken >= ALIKE:
+            raise failure
+
     def _accept_some(self) -> None:
         self._accepted += 1
+        self._taken += 1
         if self._refused:
             self.settle()
 
@@ -310,6 +340,12 @@ class Delivery:
         if self._submission is not None:
             self._submission.close()
             self._submission = None
+
+
+def _ended_by_the_server(outcome: Outcome) -> bool:
+    """Whether the session was ended before the mail data (421, RFC 5321 3.8): the letter may be sent in another one."""
+    verdicts = outcome.deferred
+    return bool(verdicts) and not outcome.accepted and all(one.reply.code == 421 for one in verdicts)
 
 
 def _why(verdicts: tuple[Verdict, ...]) -> str:

@@ -88,11 +88,15 @@ class _Pass:
             self._surroundings.state_dir / f"{self._connector.name}.lock", f"connector {self._connector.name}"
         )
         current.last_attempt = clock.stamp(now)
+        current.reason = PoprepError.reason
         try:
             self._work()
             current.last_success = clock.stamp(clock.now())
-        finally:
             current.reason = self._report.reason
+        except PoprepError as error:
+            current.reason = error.reason
+            raise
+        finally:
             current.method = self._maildrop.method if self._maildrop else current.method
             status.save(self._status_path, current)
         return self.plan

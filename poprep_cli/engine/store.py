@@ -42,6 +42,7 @@ class Slip(msgspec.Struct, kw_only=True, omit_defaults=True):
     fingerprint: str = ""
     why: str = ""
     attempts: int = 0
+    breaks: int = 0
     refusals: list[Refusal] = []
     uidl: str | None = None
     uidl_b64: str | None = None

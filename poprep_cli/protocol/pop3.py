@@ -216,5 +216,7 @@ def _parse(line: bytes, command: Command) -> Reply:
     if command.sasl and status == b"+":
         return Reply(False, text, command, challenge=text)
     # What a server says to a secret may be the secret.
-    what = "a line that is not shown" if command.shown.endswith("***") and line else printable(line, 80) or "an empty line"
+    what = (
+        "a line that is not shown" if command.shown.endswith("***") and line else printable(line, 80) or "an empty line"
+    )
     raise RemoteProtocolError(f"the answer to {command.shown} is not POP3: {what}")

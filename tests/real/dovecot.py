@@ -102,12 +102,19 @@ class Dovecot:
         return self.certificate.ca_file
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._clear_away()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._clear_away()
+
+    def _clear_away(self) -> None:
         self.stop()
         shutil.rmtree(self.root)
 

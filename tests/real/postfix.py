@@ -128,20 +128,27 @@ class Postfix:
         return self.certificate.ca_file
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._clear_away()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._clear_away()
+
+    def _clear_away(self) -> None:
         self.stop()
         shutil.rmtree(self.root)
 
     def start(self) -> None:
         """Start it and return when it greets. Raises AssertionError with what it said if it does not start."""
+        self._running = True
         done = self._control("start")
         assert done.returncode == 0, f"Postfix does not start: {done.stderr}{self.log}"
-        self._running = True
         wait_until(lambda: greets(self.port, b"220"), f"Postfix does not answer on port {self.port}")
 
     def stop(self) -> None:
