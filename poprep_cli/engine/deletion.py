@@ -75,5 +75,7 @@ class Deletion:
             files.make_folder(self._spool)
             again = receive(step.listed.uidl, self._maildrop.parts(reply), self._spool / "again.part")
             again.discard()
+            if again.octets < step.listed.size:
+                self._maildrop.confirm(step.listed)
             return again.octets == entry.octets and again.fingerprint == entry.fingerprint
         return False

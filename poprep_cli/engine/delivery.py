@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from poprep_cli.config.model import Connector
 from poprep_cli.engine import clock
-from poprep_cli.engine.envelope import Letter, Trace, reverse_path
+from poprep_cli.engine.envelope import POSSIBLE_DUPLICATE, Letter, Trace, reverse_path
 from poprep_cli.engine.message import Message
 from poprep_cli.engine.report import ConnectorReport, Note
 from poprep_cli.engine.state import Journal
@@ -44,7 +44,6 @@ class Delivery:
         journal: Journal,
         held: Store,
         badmail: Store,
-        trace: Trace,
         report: ConnectorReport,
         stop: Stop,
     ) -> None:
@@ -52,7 +51,7 @@ class Delivery:
         self._journal = journal
         self._held = held
         self._badmail = badmail
-        self._trace = trace
+        self.trace: Trace | None = None  # known once the POP3 session stands; held mail has its own
         self._report = report
         self._stop = stop
         self._submission: Submission | None = None
@@ -114,7 +113,7 @@ class Delivery:
             job = ready if ready is not None and ready.message is message else self._job(message)
             ahead = peek()
             ready = self._job(ahead) if ahead is not None else None
-            self._deliver(job, ready.letter if ready is not None and not self._trace.is_loop(ready.message) else None)
+            self._deliver(job, ready.letter if ready is not None and not self._is_loop(ready) else None)
             done(message)
 
     def hold_rest(self, messages: Iterable[Message], why: str) -> None:
@@ -131,21 +130,26 @@ class Delivery:
     # ------------------------------------------------------------------ one message
 
     def _job(self, message: Message) -> _Job:
+        if self.trace is None:
+            raise RuntimeError("no trace")
         paths = tuple(path.encode() for path in self._connector.routing.send_to)
-        front = self._trace.front(message, paths, clock.now())
+        front = self.trace.front(message, paths, clock.now())
         return _Job(message, Letter(message, reverse_path(self._connector.routing.sender, message), paths, front))
 
     def _held_job(self, item: Item) -> _Job:
-        message = item.message()
+        message, slip = item.message(), item.slip
         known = self._journal.entries.get(message.uidl)
         if known is not None and known.status == "sending":
             message.in_doubt = True
-        paths = tuple(path.encode() for path in item.slip.forward_paths)
-        front = self._trace.front(message, paths, clock.now())
-        return _Job(message, Letter(message, item.slip.reverse_path.encode(), paths, front), item)
+        front = slip.trace.encode() + (POSSIBLE_DUPLICATE if message.in_doubt else b"")
+        paths = tuple(path.encode() for path in slip.forward_paths)
+        return _Job(message, Letter(message, slip.reverse_path.encode(), paths, front), item)
+
+    def _is_loop(self, job: _Job) -> bool:
+        return job.item is None and self.trace is not None and self.trace.is_loop(job.message)
 
     def _deliver(self, job: _Job, following: Letter | None) -> None:
-        if job.item is None and self._trace.is_loop(job.message):
+        if self._is_loop(job):
             self._reject(job, (), "a mail loop: it has been through this connector before")
             return
         try:
@@ -270,6 +274,7 @@ class Delivery:
                 canonical=message.canonical,
                 eight_bit=message.eight_bit,
                 fingerprint=message.fingerprint,
+                trace=job.letter.front.removesuffix(POSSIBLE_DUPLICATE).decode("ascii", "replace"),
             )
         else:
             slip = job.item.slip

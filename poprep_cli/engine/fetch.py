@@ -19,13 +19,20 @@ class Fetcher:
     """Retrieves in its own thread. After `join`, `error` is what ended it early, `in_hand` the step it was about."""
 
     def __init__(
-        self, maildrop: Maildrop, steps: Sequence[Step], handoff: Handoff, spool: Path, report: ConnectorReport
+        self,
+        maildrop: Maildrop,
+        steps: Sequence[Step],
+        handoff: Handoff,
+        spool: Path,
+        report: ConnectorReport,
+        max_message_size: int,
     ) -> None:
         self._maildrop = maildrop
         self._steps = {step.listed.number: step for step in steps}
         self._handoff = handoff
         self._spool = spool
         self._report = report
+        self._max_message_size = max_message_size
         self.error: PoprepError | None = None
         self.crash: BaseException | None = None
         self.in_hand: Step | None = None
@@ -63,7 +70,13 @@ class Fetcher:
                 self._handoff.release(listed.size)
                 continue
             parts = self._maildrop.parts(reply)
-            message = receive(listed.uidl, parts, self._spool / f"{count:06d}.part")
+            message = receive(listed.uidl, parts, self._spool / f"{count:06d}.part", self._max_message_size)
+            if message.octets < listed.size:
+                try:
+                    self._maildrop.confirm(listed)
+                except PoprepError:
+                    message.discard()
+                    raise
             message.listed_octets = listed.size
             message.in_doubt = step.in_doubt
             self.fetched.add(listed.uidl)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 
 from poprep_cli.engine.message import Message
@@ -18,7 +19,9 @@ FIRST_OCTETS = 4 << 20
 class Handoff:
     """A bounded queue. The download side admits and puts, the submission side gets and releases."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float = float("inf")) -> None:
+        """Start empty. After `deadline` (monotonic seconds) nothing more is admitted."""
+        self._deadline = deadline
         self._changed = threading.Condition()
         self._queue: deque[Message] = deque()
         self._octets = 0
@@ -32,7 +35,7 @@ class Handoff:
     def admit(self, listed: Listed, wait: bool) -> bool:
         """Reserve room for a message about to be retrieved. False: not now, or, if `wait` is true, never again."""
         with self._changed:
-            while not self._closed:
+            while not self._closed and (remaining := self._deadline - time.monotonic()) > 0:
                 if self._has_room(listed.size):
                     self._octets += _cost(listed.size)
                     self._messages += 1
@@ -41,7 +44,7 @@ class Handoff:
                     return True
                 if not wait:
                     return False
-                self._changed.wait()
+                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
             return False
 
     def _has_room(self, size: int) -> bool:

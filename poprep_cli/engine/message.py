@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from poprep_cli.engine import files
+from poprep_cli.errors import RemoteProtocolError
 from poprep_cli.protocol.wire import (
     PART_OCTETS,
     CanonicalCheck,
@@ -78,10 +79,11 @@ class Message:
             self.file.unlink(missing_ok=True)
 
 
-def receive(uidl: bytes, parts: Iterator[bytes], spool: Path) -> Message:
+def receive(uidl: bytes, parts: Iterator[bytes], spool: Path, max_octets: int = 0) -> Message:
     """Return the message whose block comes in `parts`; if there are several it goes to the file `spool`.
 
-    Raises StateError if the file can't be written, and what `parts` raises; then no file is left.
+    Raises StateError if the file can't be written, RemoteProtocolError if the message has more than `max_octets` (0: any
+    size), whatever LIST said, and what `parts` raises; then no file is left.
     """
     check = CanonicalCheck()
     first = next(parts)
@@ -100,10 +102,18 @@ def receive(uidl: bytes, parts: Iterator[bytes], spool: Path) -> Message:
                 with files.translated(f"write {spool}"):
                     file.write(content)
                 octets += len(content)
+                _check_size(octets, max_octets)
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
     return Message(uidl, octets, check.canonical, not check.ascii, _head(first), file=spool)
+
+
+def _check_size(octets: int, limit: int) -> None:
+    if 0 < limit < octets:
+        raise RemoteProtocolError(
+            f"the server sends more than the {limit:,} octets of limits.max_message_size, where LIST said less"
+        )
 
 
 def header_fields(head: bytes) -> list[tuple[bytes, bytes]]:

@@ -11,20 +11,16 @@ from poprep_cli.config.secrets import resolve
 from poprep_cli.engine import clock, envelope, files, status
 from poprep_cli.engine.deletion import Deletion
 from poprep_cli.engine.delivery import Delivery
-from poprep_cli.engine.fetch import Fetcher
-from poprep_cli.engine.handoff import Handoff
-from poprep_cli.engine.message import Message
 from poprep_cli.engine.plan import Plan, Step, plan
 from poprep_cli.engine.report import ConnectorReport, Note
 from poprep_cli.engine.state import Journal
 from poprep_cli.engine.store import Store
+from poprep_cli.engine.transfer import Transfer, survivable
 from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, StateError, Stopped
 from poprep_cli.net.maildrop import Maildrop
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import local_name
 from poprep_cli.protocol.wire import printable
-
-CONNECTIONS = 4  # POP3 connections in one pass at most, when the line keeps dropping
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,28 +156,74 @@ class _Pass:
     # ------------------------------------------------------------------ the work
 
     def _work(self) -> None:
+        """Held mail first, whatever becomes of the POP3 server; then what is new; then deletions and QUIT."""
+        deadline = time.monotonic() + (self._connector.limits.max_seconds or float("inf"))
         self._held.sweep()
         self._journal = journal = self._load()
-        held = self._held.items()
+        self._delivery = delivery = Delivery(
+            self._connector, journal, self._held, self._badmail, self._report, self._stop
+        )
+        failure = self._retry_held(delivery)
+        waiting = {item.slip.message_uidl for item in self._held.items()}
         maildrop = self._enter()
-        self.plan = decided = self._decide(maildrop, journal, {item.slip.message_uidl for item in held})
+        self.plan = decided = self._decide(maildrop, journal, waiting)
         self._report.new = len(decided.fetch)
         self._remember_first_sight(journal, decided)
         self._tell_apart(decided)
-        failure: PoprepError | None = None
-        if held or decided.fetch:
-            failure = self._move(maildrop, decided, retry=bool(held))
+        if decided.fetch and failure is None and not self._spool_full():
+            failure = self._transfer(maildrop, delivery, list(decided.fetch), deadline)
+        delivery.settle()
+        if failure is None:
+            delivery.close()
         try:
             self._finish(journal, decided)
         except (ConnectionFailed, RemoteProtocolError):
             # What is delivered stays so; the next pass deletes it. An earlier failure is the one worth telling.
             if failure is None:
                 raise
-        self._report.held = len(self._held.items()) if held or decided.fetch else 0
+        self._report.held = len(self._held.items())
         journal.sync()
         journal.compact()
         if failure is not None:
             raise failure
+
+    def _retry_held(self, delivery: Delivery) -> PoprepError | None:
+        """Deliver what earlier passes left in the spool. Return the error if SMTP is not to be had."""
+        if not self._held.items():
+            return None
+        try:
+            delivery.open()
+            delivery.retry_held()
+        except PoprepError as error:
+            self._report.deferred = len(self._held.items())
+            return survivable(error, self._stop)
+        return None
+
+    def _transfer(
+        self, maildrop: Maildrop, delivery: Delivery, steps: list[Step], deadline: float
+    ) -> PoprepError | None:
+        delivery.trace = envelope.Trace(
+            maildrop.server,
+            maildrop.peer,
+            maildrop.tls,
+            self._connector.smtp.helo or local_name(),
+            envelope.token(self._surroundings.state_dir, self._connector.name),
+        )
+        files.make_folder(self._spool)
+        transfer = Transfer(
+            maildrop,
+            lambda: self._enter(pipelining=False),
+            delivery,
+            self._spool,
+            self._report,
+            self._stop,
+            deadline=deadline,
+            max_message_size=self._connector.limits.max_message_size,
+        )
+        try:
+            return transfer.run(steps)
+        finally:
+            self._maildrop = transfer.maildrop
 
     def _remember_first_sight(self, journal: Journal, decided: Plan) -> None:
         now = clock.stamp(clock.now())
@@ -203,44 +245,6 @@ class _Pass:
                 Note(printable(step.listed.uidl), "left on the server", f"message {step.listed.number}: {step.reason}"),
             )
 
-    def _move(self, maildrop: Maildrop, decided: Plan, *, retry: bool) -> PoprepError | None:
-        """Move the mail. Return the error that cut it short; what was downloaded is delivered or safe in the spool then."""
-        if self._journal is None:
-            raise RuntimeError("no journal")
-        connector = self._connector
-        trace = envelope.Trace(
-            maildrop.server,
-            maildrop.peer,
-            maildrop.tls,
-            connector.smtp.helo or local_name(),
-            envelope.token(self._surroundings.state_dir, connector.name),
-        )
-        self._delivery = delivery = Delivery(
-            connector,
-            self._journal,
-            self._held,
-            self._badmail,
-            trace,
-            self._report,
-            self._stop,
-        )
-        files.make_folder(self._spool)
-        failure: PoprepError | None = None
-        try:
-            if retry:
-                delivery.open()
-                delivery.retry_held()
-        except PoprepError as error:
-            failure = self._survivable(error)
-        if failure is None and decided.fetch and not self._spool_full():
-            failure = self._fetch_and_deliver(delivery, list(decided.fetch))
-        delivery.settle()
-        if failure is None:
-            delivery.close()
-        else:
-            delivery.abort()
-        return failure
-
     def _spool_full(self) -> bool:
         limit = self._connector.limits.max_held
         if not limit or self._held.octets() < limit:
@@ -250,99 +254,9 @@ class _Pass:
         )
         return True
 
-    def _fetch_and_deliver(self, delivery: Delivery, steps: list[Step]) -> PoprepError | None:
-        """Fetch and deliver. After a dropped POP3 line go on with the rest; a message that breaks it twice is left alone.
-
-        Returns the error that ended it early, if one did; `_maildrop` is None then if the line is dead.
-        """
-        broke: PoprepError | None = None
-        breakers: set[bytes] = set()
-        for _ in range(CONNECTIONS):
-            fetcher, failure = self._transfer(delivery, steps)
-            if failure is not None or fetcher.error is None:
-                return failure or broke
-            if not isinstance(fetcher.error, ConnectionFailed | RemoteProtocolError):
-                raise fetcher.error
-            in_hand = fetcher.in_hand
-            left = [step for step in steps if step.listed.uidl not in fetcher.fetched]
-            broke = _while_reading(fetcher.error, in_hand)
-            if in_hand is not None and in_hand.listed.uidl in breakers:
-                left = [step for step in left if step is not in_hand]
-            elif in_hand is not None:
-                breakers.add(in_hand.listed.uidl)
-            self._leave()
-            try:
-                steps = self._reenter(left, in_hand)
-            except PoprepError as error:
-                self._survivable(error)
-                self._leave()
-                return broke
-            if not steps:
-                return broke
-        self._leave()
-        return broke
-
-    def _transfer(self, delivery: Delivery, steps: list[Step]) -> tuple[Fetcher, PoprepError | None]:
-        """Run the download thread beside the submission. Return it, joined, and the error of the SMTP side."""
-        handoff = Handoff()
-        forget = self._stop.on_trip(handoff.close)
-        fetcher = Fetcher(self._open_maildrop(), steps, handoff, self._spool, self._report)
-        try:
-            failure = self._submit(delivery, handoff)
-        finally:
-            handoff.close()
-            forget()
-        fetcher.join()
-        self._stop.check()
-        rest: list[Message] = []
-        while (message := handoff.get()) is not None:
-            rest.append(message)
-        delivery.hold_rest(rest, str(failure))
-        return fetcher, failure
-
-    def _submit(self, delivery: Delivery, handoff: Handoff) -> PoprepError | None:
-        try:
-            delivery.open()
-            handoff.open_wide()
-            delivery.deliver_all(handoff.get, handoff.peek, lambda message: handoff.release(message.listed_octets))
-        except PoprepError as error:
-            return self._survivable(error)
-        return None
-
-    def _survivable(self, error: PoprepError) -> PoprepError:
-        """Return an error of the SMTP side, after which the POP3 session still ends properly; raise any other."""
-        if self._stop.tripped or isinstance(error, StateError | Stopped):
-            raise error
-        return error
-
-    def _reenter(self, left: list[Step], in_hand: Step | None) -> list[Step]:
-        """Log in again after a dropped line, one command at a time; the message that was in transfer comes last."""
-        maildrop = self._enter(pipelining=False)
-        numbers = {listed.uidl: listed for listed in maildrop.listing()}
-        again = [
-            Step(numbers[step.listed.uidl], step.reason, step.in_doubt) for step in left if step.listed.uidl in numbers
-        ]
-        last = in_hand.listed.uidl if in_hand is not None else b""
-        return sorted(again, key=lambda step: step.listed.uidl == last)
-
     def _finish(self, journal: Journal, decided: Plan) -> None:
         if self._maildrop is None:
             return
         fetched = {step.listed.uidl for step in decided.fetch}
         deletion = Deletion(self._maildrop, journal, self._connector, self._report, self._spool)
         deletion.run(fetched)
-
-    def _leave(self) -> None:
-        if self._maildrop is not None:
-            self._maildrop.close()
-            self._maildrop = None
-
-    def _open_maildrop(self) -> Maildrop:
-        if self._maildrop is None:
-            raise RuntimeError("no maildrop is open")
-        return self._maildrop
-
-
-def _while_reading(error: PoprepError | None, step: Step | None) -> PoprepError:
-    about = f" while message {step.listed.number} was read" if step is not None else ""
-    return ConnectionFailed(f"{error}{about}", hint="what was not read is still on the server; the next pass goes on")

@@ -29,7 +29,7 @@ class Refusal(msgspec.Struct, omit_defaults=True):
 
 
 class Slip(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The .json beside a message: whose it is, to whom it goes, what happened to it."""
+    """The .json beside a message: whose it is, to whom it goes, the `Received:` of its arrival, what happened to it."""
 
     first_seen: str
     since: str
@@ -40,6 +40,7 @@ class Slip(msgspec.Struct, kw_only=True, omit_defaults=True):
     eight_bit: bool = False
     in_doubt: bool = False
     fingerprint: str = ""
+    trace: str = ""
     why: str = ""
     attempts: int = 0
     breaks: int = 0

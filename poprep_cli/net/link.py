@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from poprep_cli.config.model import Pop3
+from poprep_cli.errors import RemoteProtocolError
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import Pace, Stream, refuse_early
 from poprep_cli.protocol.pop3 import STLS, Command, Pop3Client, Reply
@@ -39,13 +40,14 @@ class Link:
     def reply(self) -> Reply:
         """Return the next reply, or with a long block its first part. Raises ConnectionFailed, RemoteProtocolError, Stopped."""
         pace = Pace(self._settings.timeout)
-        while True:
-            reply = self._client.next_reply()
-            if reply is not None:
-                return reply
-            data = self.stream.read(pace.deadline)
-            pace.received(len(data))
-            self._client.receive(data)
+        try:
+            while (reply := self._client.next_reply()) is None:
+                data = self.stream.read(pace.deadline)
+                pace.received(len(data))
+                self._client.receive(data)
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"{self.stream.server}: {error}") from error
+        return reply
 
     def parts(self, reply: Reply) -> Iterator[bytes]:
         """Yield the whole block of `reply`, part by part. It must be read to its end before the next reply."""

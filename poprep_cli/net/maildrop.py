@@ -92,6 +92,23 @@ class Maildrop:
         """Yield the block of a reply in parts, terminator included."""
         return self._link.parts(reply)
 
+    def confirm(self, listed: Listed) -> None:
+        """Make sure that the next answer is the server's, after a message came shorter than LIST said.
+
+        Some servers don't double every leading dot, so that a line of the message can end its block, and what follows
+        can look like an answer. The UIDL is what a sender can't know. Raises RemoteProtocolError if the session is, or may
+        be, out of step: nothing more that it says can be trusted.
+        """
+        if self._link.awaited:
+            raise RemoteProtocolError(
+                f"{self.server}: message {listed.number} came shorter than LIST said, amid other answers"
+            )
+        reply = self._link.ask(commands.uidl(listed.number))
+        if not reply.ok or reply.text.split(b" ", 1) != [b"%d" % listed.number, listed.uidl]:
+            raise RemoteProtocolError(
+                f"{self.server}: message {listed.number} was cut by a dot that the server did not double; it is left there"
+            )
+
     def delete(self, numbers: Iterable[int]) -> dict[int, Reply]:
         """Mark messages as deleted; QUIT commits it. Return the replies by number."""
         waiting = list(numbers)

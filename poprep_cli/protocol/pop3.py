@@ -111,6 +111,11 @@ def top(number: int, lines: int) -> Command:
     return Command(b"TOP %d %d" % (number, lines), f"TOP {number} {lines}", multi_line=True)
 
 
+def uidl(number: int) -> Command:
+    """Return UIDL for one message (RFC 1939 7)."""
+    return Command(b"UIDL %d" % number, f"UIDL {number}")
+
+
 def dele(number: int) -> Command:
     """Return DELE (RFC 1939 5)."""
     return Command(b"DELE %d" % number, f"DELE {number}")
