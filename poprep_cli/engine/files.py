@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from poprep_cli.errors import StateError, StateLocked
 
@@ -67,16 +68,24 @@ def open_private(path: Path, flags: int) -> int:
         return descriptor
 
 
-def read_private(path: Path) -> bytes | None:
-    """Return what is in a file, or None if there is none."""
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO | None]:
+    """Open a private file for reading; None if there is none. Errors of reading become StateError."""
     try:
         path.lstat()
     except FileNotFoundError:
-        return None
+        yield None
+        return
     except OSError:
-        pass
+        pass  # `open_private` says why
     with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file, translated(f"read {path}"):
-        return file.read()
+        yield file
+
+
+def read_private(path: Path) -> bytes | None:
+    """Return what is in a file, or None if there is none."""
+    with reading(path) as file:
+        return None if file is None else file.read()
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -10,7 +10,7 @@ import base64
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -18,6 +18,7 @@ from poprep_cli.engine import files
 from poprep_cli.errors import StateError
 
 VERSION = 1
+_READ = 1 << 20
 SYNC_INTERVAL = 0.1  # seconds between fsyncs while mail flows: what a power cut may cost
 
 STATUSES = frozenset(
@@ -67,26 +68,39 @@ class Journal:
         self._unsynced = False
         self._synced_at = 0.0
         self._torn = False
-        data = files.read_private(path)
-        if data:
-            self._replay(data)
+        self._strings: dict[str, str] = {}  # equal times and statuses share one object: memory is per message
+        with files.reading(path) as file:
+            if file is not None:
+                self._replay(file)
+        self._strings.clear()
 
-    def _replay(self, data: bytes) -> None:
-        lines = data.split(b"\n")
-        self._torn = bool(lines.pop())  # without its LF the last line was not written whole
+    def _replay(self, file: BinaryIO) -> None:
+        rest = b""
+        while part := file.read(_READ):
+            lines = (rest + part).split(b"\n")
+            rest = lines.pop()
+            start = 0
+            if self.lines == 0 and lines:
+                start = self._replay_first(lines[0])
+            for line in lines[start:]:
+                self._replay_line(line)
+            self.lines += len(lines)
+        self._torn = bool(rest)  # without its LF the last line was not written whole
         self.skipped += self._torn
-        first = _header(lines[0]) if lines else None
-        if first is not None:
-            version = first.get("version")
-            if version != VERSION:
-                raise StateError(
-                    f"{self.path}:1: this is state of version {version!r}, and this poprep knows version {VERSION}",
-                    hint="use the poprep that wrote it, or a newer one",
-                )
-            self.mailbox = str(first.get("mailbox", self.mailbox))
-        for line in lines[1 if first is not None else 0 :]:
-            self._replay_line(line)
-        self.lines = len(lines)
+
+    def _replay_first(self, line: bytes) -> int:
+        """Take the first line; return 1 if it was a header, 0 if it is a message's."""
+        first = _header(line)
+        if first is None:
+            return 0
+        version = first.get("version")
+        if version != VERSION:
+            raise StateError(
+                f"{self.path}:1: this is state of version {version!r}, and this poprep knows version {VERSION}",
+                hint="use the poprep that wrote it, or a newer one",
+            )
+        self.mailbox = str(first.get("mailbox", self.mailbox))
+        return 1
 
     def _replay_line(self, line: bytes) -> None:
         extra = None
@@ -108,10 +122,11 @@ class Journal:
             # A deletion that the server confirmed is forgotten: the UIDL may be used again for other mail.
             self.entries.pop(uidl, None)
             return
+        share = self._strings.setdefault
         self.entries[uidl] = Entry(
-            found.first_seen,
-            found.status,
-            found.at,
+            share(found.first_seen, found.first_seen),
+            share(found.status, found.status),
+            share(found.at, found.at),
             found.octets,
             found.fingerprint,
             found.short,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from poprep_cli.config.model import Pop3
 from poprep_cli.errors import RemoteProtocolError, ReplyError
@@ -22,8 +23,7 @@ WINDOW_OCTETS = 4 << 20
 GROUP = 200  # DELEs in one write: their replies must fit into the peer's and our socket buffers
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True, gc=False):
     """One message of the listing: its number in this session, UIDL (b"" if the server gave none) and size in octets."""
 
     number: int
@@ -59,7 +59,7 @@ class Maildrop:
         else:
             uidls = self._uidls(self._link.ask(commands.UIDL))
             sizes = self._sizes(self._link.ask(commands.LIST))
-        self.listed = [Listed(number, uidls[number], size) for number, size in sizes.items() if number in uidls]
+        self.listed = [Listed(number, uidls.pop(number), size) for number, size in sizes.items() if number in uidls]
         return self.listed
 
     def retrieve(
