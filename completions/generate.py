@@ -68,8 +68,11 @@ def option(parameter: click.Option) -> Option:
         value, choices = "choice", tuple(str(choice) for choice in kind.choices)
     elif isinstance(kind, click.Path):
         value = "folder" if parameter.metavar == "DIR" or not kind.file_okay else "file"
-    names = (*parameter.opts, *parameter.secondary_opts)
-    return Option(names, parameter.help or "", value, choices, parameter.count or parameter.multiple)
+    spelled = (*parameter.opts, *parameter.secondary_opts)
+    # Short ones first: click 8.1 has those of --help in no order.
+    return Option(
+        tuple(sorted(spelled, key=len)), parameter.help or "", value, choices, parameter.count or parameter.multiple
+    )
 
 
 def nodes(root: Node) -> Iterator[Node]:

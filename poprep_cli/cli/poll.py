@@ -67,7 +67,7 @@ def choose(config: Config, names: tuple[str, ...]) -> list[Connector]:
         return [one for one in config.connectors if one.enabled]
     known = {one.name.lower(): one for one in config.connectors}
     chosen = []
-    for name in dict.fromkeys(names):
+    for name in {name.lower(): name for name in names}.values():
         one = known.get(name.lower())
         if one is None:
             raise click.UsageError(

@@ -26,9 +26,12 @@ def raising_signals() -> Iterator[None]:
     """Raise Signalled inside the block at the first signal; further ones are ignored while the pass winds down."""
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
+    def ignore(_number: int, _frame: FrameType | None) -> None:
+        """Do nothing. Python itself complains on stderr when SIG_IGN is set while another signal is on its way."""
+
     def raise_once(number: int, _frame: FrameType | None) -> None:
         for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
+            signal.signal(one, ignore)
         raise Signalled(number)
 
     before = {number: signal.signal(number, raise_once) for number in numbers}

@@ -245,6 +245,9 @@ class _Reading:
         values = dict(values)
         protocol = values.get("protocol", "smtp")
         self.server(values, origin, protocol if protocol in _PORTS else "smtp")
+        for one, other in (("user", "password"), ("password", "user")):
+            if one in values and other not in values and "external" not in values.get("auth", ()):
+                self.fault((*origin[one], one), f"this key is of no use alone; needed: {other}", incomplete=True)
         smtp: Smtp | None = self.made(Smtp, where, values)
         return smtp
 

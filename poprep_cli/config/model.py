@@ -32,7 +32,32 @@ _ADDRESS = f"{_LOCAL}@{_DOMAIN}"
 
 Tls = Literal["required", "wanted", "off"]
 ClearText = Literal["encrypted-only", "allow"]
-Pop3Mechanism = Literal["apop", "user"]
+Pop3Mechanism = Literal[
+    "external",
+    "scram-sha-256-plus",
+    "scram-sha-256",
+    "scram-sha-1-plus",
+    "scram-sha-1",
+    "cram-md5",
+    "ntlm",
+    "msn",
+    "apop",
+    "plain",
+    "login",
+    "user",
+]
+SmtpMechanism = Literal[
+    "external",
+    "scram-sha-256-plus",
+    "scram-sha-256",
+    "scram-sha-1-plus",
+    "scram-sha-1",
+    "cram-md5",
+    "ntlm",
+    "plain",
+    "login",
+]
+Detection = Literal["capa", "auth", "welcome"]
 Switch = Literal["auto", "off"]
 SubmissionProtocol = Literal["smtp", "lmtp"]
 TlsVersion = Literal["1.0", "1.1", "1.2", "1.3"]
@@ -137,8 +162,22 @@ class Pop3(msgspec.Struct, frozen=True, kw_only=True):
     tls_settings: TlsSettings = TlsSettings()
     user: Text
     password: Secret
-    auth: Annotated[tuple[Pop3Mechanism, ...], msgspec.Meta(min_length=1)] = ("apop", "user")
+    auth: Annotated[tuple[Pop3Mechanism, ...], msgspec.Meta(min_length=1)] = (
+        "scram-sha-256-plus",
+        "scram-sha-256",
+        "scram-sha-1-plus",
+        "scram-sha-1",
+        "cram-md5",
+        "ntlm",
+        "msn",
+        "apop",
+        "plain",
+        "login",
+        "user",
+    )
+    detect: tuple[Detection, ...] = ("capa", "auth", "welcome")
     clear_text: ClearText = "encrypted-only"
+    domain: str = ""
     pipelining: Switch = "auto"
     timeout: Seconds = 60.0
 
@@ -150,6 +189,19 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
     ssl: bool = False
     tls: Tls = "required"
     tls_settings: TlsSettings = TlsSettings()
+    user: Text | None = None
+    password: Secret | None = None
+    auth: Annotated[tuple[SmtpMechanism, ...], msgspec.Meta(min_length=1)] = (
+        "scram-sha-256-plus",
+        "scram-sha-256",
+        "scram-sha-1-plus",
+        "scram-sha-1",
+        "cram-md5",
+        "ntlm",
+        "plain",
+        "login",
+    )
+    clear_text: ClearText = "encrypted-only"
     protocol: SubmissionProtocol = "smtp"
     helo: Helo | None = None
     timeout: Seconds = 60.0

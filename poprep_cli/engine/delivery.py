@@ -20,6 +20,7 @@ from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.submission import Submission
 from poprep_cli.net.transaction import Outcome, Verdict
+from poprep_cli.protocol.sasl.mechanism import Credentials
 from poprep_cli.protocol.wire import printable
 
 ALIKE = 3  # so many first messages refused alike and none accepted, or broken off in a row: it is not the messages
@@ -46,7 +47,9 @@ class Delivery:
         badmail: Store,
         report: ConnectorReport,
         stop: Stop,
+        credentials: Callable[[], Credentials | None],
     ) -> None:
+        """Prepare; nothing is contacted. `credentials` says how to log in to the SMTP server, None: not at all."""
         self._connector = connector
         self._journal = journal
         self._held = held
@@ -54,6 +57,7 @@ class Delivery:
         self.trace: Trace | None = None  # known once the POP3 session stands; held mail has its own
         self._report = report
         self._stop = stop
+        self._credentials = credentials
         self._submission: Submission | None = None
         self._pipelining = True
         self._accepted = 0
@@ -65,7 +69,9 @@ class Delivery:
         """Connect to the SMTP server, unless it is connected. Raises as `Submission.open` does."""
         if self._submission is None or not self._submission.alive:
             self._drop()
-            self._submission = Submission.open(self._connector.smtp, self._stop, pipelining=self._pipelining)
+            self._submission = Submission.open(
+                self._connector.smtp, self._stop, self._credentials(), pipelining=self._pipelining
+            )
             self._taken = 0
 
     def close(self) -> None:
@@ -256,7 +262,7 @@ class Delivery:
         now = clock.stamp(clock.now())
         settled = set(done)
         left = [path for path in job.letter.forward_paths if path not in settled]
-        item = self._keep(job, left, _refusals(verdicts, now), why or _why(verdicts), now)
+        item = self._keep(job, left, self._refusals(verdicts, now), why or _why(verdicts), now)
         self._report.deferred += 1
         self._note(job.message, "held", item.slip.why)
         return item
@@ -283,7 +289,7 @@ class Delivery:
         slip.refusals = [*slip.refusals, *refusals][-20:]
         slip.attempts += bool(refusals)
         slip.breaks += job.broke
-        slip.why = why
+        slip.why = self._report.redactor.conceal(why)
         if job.item is None:
             item = self._held.add(message, slip)
         else:
@@ -296,7 +302,7 @@ class Delivery:
     def _reject(self, job: _Job, verdicts: tuple[Verdict, ...], why: str) -> None:
         """Keep a refused message: in badmail, or in the spool while it may be the server's fault."""
         now = clock.stamp(clock.now())
-        item = self._keep(job, [verdict.path for verdict in verdicts], _refusals(verdicts, now), why, now)
+        item = self._keep(job, [verdict.path for verdict in verdicts], self._refusals(verdicts, now), why, now)
         if self._accepted or not verdicts:
             self._condemn(item)
             return
@@ -341,6 +347,10 @@ class Delivery:
         self._report.say(1, f"{outcome} {printable(message.uidl)}: {why}")
         self._report.messages.append(Note(printable(message.uidl), outcome, why))
 
+    def _refusals(self, verdicts: tuple[Verdict, ...], now: str) -> list[Refusal]:
+        conceal = self._report.redactor.conceal
+        return [refusal(verdict.path, verdict.stage, conceal(str(verdict.reply)), now) for verdict in verdicts]
+
     def _drop(self) -> None:
         if self._submission is not None:
             self._submission.close()
@@ -356,7 +366,3 @@ def _ended_by_the_server(outcome: Outcome) -> bool:
 def _why(verdicts: tuple[Verdict, ...]) -> str:
     first = verdicts[0]
     return f"{printable(first.path)} at {first.stage}: {first.reply}"
-
-
-def _refusals(verdicts: tuple[Verdict, ...], now: str) -> list[Refusal]:
-    return [refusal(verdict.path, verdict.stage, verdict.reply, now) for verdict in verdicts]

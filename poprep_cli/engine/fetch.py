@@ -51,6 +51,8 @@ class Fetcher:
             self._fetch()
         except PoprepError as error:
             self.error = error
+            reading = self._maildrop.reading
+            self.in_hand = self._steps[reading.number] if reading is not None else None
         except BaseException as error:  # noqa: BLE001 - raised again by join, in the thread that waits
             self.crash = error
         finally:
@@ -60,7 +62,6 @@ class Fetcher:
         wanted = [step.listed for step in self._steps.values()]
         for count, (listed, reply) in enumerate(self._maildrop.retrieve(wanted, self._handoff.admit)):
             step = self._steps[listed.number]
-            self.in_hand = step
             if not reply.ok:
                 self._report.deferred += 1
                 self._report.messages.append(
@@ -82,4 +83,3 @@ class Fetcher:
             self.fetched.add(listed.uidl)
             self._report.received += 1
             self._handoff.put(message)
-        self.in_hand = None

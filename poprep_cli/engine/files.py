@@ -18,6 +18,7 @@ from poprep_cli.errors import StateError, StateLocked
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+_NON_BLOCK = getattr(os, "O_NONBLOCK", 0)  # nothing to a regular file; to open a FIFO must not wait for its other end
 
 
 @contextmanager
@@ -47,7 +48,9 @@ def make_folder(path: Path) -> Path:
     with translated(f"use the folder {path}"):
         if path.is_symlink():
             raise StateError(f"the folder {path} is a symbolic link, which is not followed")
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.parent.exists():
+            make_folder(path.parent)  # mkdir's own way to make parents gives them the mode of the umask
+        path.mkdir(mode=0o700, exist_ok=True)
         if sys.platform != "win32" and path.stat().st_mode & 0o077 and path.stat().st_uid == os.geteuid():
             path.chmod(0o700)
     return path
@@ -58,7 +61,7 @@ def open_private(path: Path, flags: int) -> int:
     with translated(f"open {path}"):
         if not _NO_FOLLOW and path.is_symlink():
             raise StateError(f"{path} is a symbolic link, which is not followed")
-        descriptor = os.open(path, flags | _NO_FOLLOW | _BINARY | _CLOSE_ON_EXEC, 0o600)
+        descriptor = os.open(path, flags | _NO_FOLLOW | _NON_BLOCK | _BINARY | _CLOSE_ON_EXEC, 0o600)
         opened = os.fstat(descriptor)
         if not stat.S_ISREG(opened.st_mode):
             os.close(descriptor)

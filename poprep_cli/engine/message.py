@@ -97,10 +97,10 @@ def receive(uidl: bytes, parts: Iterator[bytes], spool: Path, max_octets: int = 
     octets = 0
     descriptor = files.open_private(spool, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        with os.fdopen(descriptor, "wb", buffering=0):
             for content in unstuff_parts(_checked(chain((second,), parts), check, first)):
                 with files.translated(f"write {spool}"):
-                    file.write(content)
+                    files.write_all(descriptor, content)  # a disk that is nearly full takes a part
                 octets += len(content)
                 _check_size(octets, max_octets)
     except BaseException:

@@ -17,9 +17,11 @@ from poprep_cli.engine.state import Journal
 from poprep_cli.engine.store import Store
 from poprep_cli.engine.transfer import Transfer, survivable
 from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, StateError, Stopped
+from poprep_cli.net.detect import Memory
 from poprep_cli.net.maildrop import Maildrop
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import local_name
+from poprep_cli.protocol.sasl.mechanism import Credentials
 from poprep_cli.protocol.wire import printable
 
 
@@ -44,6 +46,7 @@ def poll(connector: Connector, surroundings: Surroundings, report: ConnectorRepo
         return this_pass.plan
     finally:
         this_pass.close()
+        report.conceal()
         report.seconds = time.monotonic() - began
         report.done = True
 
@@ -65,11 +68,15 @@ class _Pass:
         self._maildrop: Maildrop | None = None
         self._delivery: Delivery | None = None
         self._password = ""
+        self._smtp_password = ""
+        self._memory = Memory()
+        self._learned: Memory | None = None
         self.plan: Plan | None = None
 
     def run(self) -> Plan | None:
         current = status.load(self._status_path)
         now = clock.now()
+        self._memory = status.memory(current, now)
         if not self._surroundings.due_now:
             due = status.not_due_until(current, self._connector.poll_every, now)
             if due:
@@ -93,7 +100,8 @@ class _Pass:
             current.reason = error.reason
             raise
         finally:
-            current.method = self._maildrop.method if self._maildrop else current.method
+            if self._learned is not None:
+                status.remember(current, self._learned, now)
             status.save(self._status_path, current)
         return self.plan
 
@@ -115,28 +123,69 @@ class _Pass:
             self._report.advice.append(f"{self._journal_path}: {journal.skipped} unreadable lines were skipped")
         return journal
 
-    def _enter(self, *, pipelining: bool = True) -> Maildrop:
-        if not self._password:
-            self._password = resolve(
-                self._connector.pop3.password,
-                what=f"connector.{self._connector.name}.pop3.password",
-                user=self._connector.pop3.user,
+    def _resolve(self) -> None:
+        """Get the password, before anybody is contacted: a server's text may hold it from the first moment on."""
+        self._password = resolve(
+            self._connector.pop3.password,
+            what=f"connector.{self._connector.name}.pop3.password",
+            user=self._connector.pop3.user,
+            folder=self._surroundings.config_dir,
+        )
+        self._report.redactor.know(self._password)
+
+    def _smtp_credentials(self) -> Credentials | None:
+        smtp = self._connector.smtp
+        if smtp.user is None or smtp.password is None:
+            return Credentials(smtp.user, "") if smtp.user is not None else None
+        if not self._smtp_password:
+            self._smtp_password = resolve(
+                smtp.password,
+                what=f"the smtp.password of connector {self._connector.name}",
+                user=smtp.user,
                 folder=self._surroundings.config_dir,
             )
-        self._maildrop = maildrop = Maildrop(self._connector.pop3, self._password, self._stop, pipelining=pipelining)
+            self._report.redactor.know(self._smtp_password)
+        return Credentials(smtp.user, self._smtp_password)
+
+    def _enter(self, *, pipelining: bool = True) -> Maildrop:
+        self._maildrop = maildrop = Maildrop(
+            self._connector.pop3, self._password, self._stop, self._memory, pipelining=pipelining
+        )
+        self._memory = self._learned = maildrop.memory
+        self._report.advice.extend(
+            f"{failure.method} is announced but fails{' and costs a reconnect' if failure.hung_up else ''}: "
+            f"remove it from pop3.auth ({failure.why})"
+            for failure in maildrop.failures
+        )
         self._report.advice.extend(warning for warning in maildrop.warnings if warning not in self._report.advice)
+        return maildrop
+
+    def _arrive(self) -> Maildrop:
+        """Log in and list. A server that breaks on commands in a group gets them one by one, on a fresh connection."""
+        maildrop = self._enter()
+        try:
+            maildrop.listing()
+            return maildrop
+        except (ConnectionFailed, RemoteProtocolError):
+            if not maildrop.pipelining:
+                raise
+            maildrop.close()
+            self._stop.check()
+        maildrop = self._enter(pipelining=False)
+        maildrop.listing()
         return maildrop
 
     def _look(self) -> Plan:
         """Log in, list and decide; write nothing and contact no SMTP server."""
         journal = self._load()
-        maildrop = self._enter()
+        self._resolve()
+        maildrop = self._arrive()
         self.plan = self._decide(maildrop, journal, {item.slip.message_uidl for item in self._held.items()})
         maildrop.quit()
         return self.plan
 
     def _decide(self, maildrop: Maildrop, journal: Journal, held: set[bytes]) -> Plan:
-        listing = maildrop.listing()
+        listing = maildrop.listed
         decided = plan(
             listing,
             journal.entries,
@@ -161,11 +210,12 @@ class _Pass:
         self._held.sweep()
         self._journal = journal = self._load()
         self._delivery = delivery = Delivery(
-            self._connector, journal, self._held, self._badmail, self._report, self._stop
+            self._connector, journal, self._held, self._badmail, self._report, self._stop, self._smtp_credentials
         )
+        self._resolve()
         failure = self._retry_held(delivery)
         waiting = {item.slip.message_uidl for item in self._held.items()}
-        maildrop = self._enter()
+        maildrop = self._arrive()
         self.plan = decided = self._decide(maildrop, journal, waiting)
         self._report.new = len(decided.fetch)
         self._remember_first_sight(journal, decided)

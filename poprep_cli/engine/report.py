@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from poprep_cli.engine.redact import Redactor
 from poprep_cli.errors import ExitCode, PoprepError
 
 
@@ -39,6 +40,10 @@ class ConnectorReport:
     errors: list[PoprepError] = field(default_factory=list)
     done: bool = False
     say: Callable[[int, str], None] = lambda _level, _text: None
+    redactor: Redactor = field(default_factory=Redactor)
+
+    def __post_init__(self) -> None:
+        self.say = self.redactor.over(self.say)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -52,6 +57,15 @@ class ConnectorReport:
         if not self.errors:
             self.reason = error.reason
         self.errors.append(error)
+
+    def conceal(self) -> None:
+        """Mask every secret that the redactor knows in all that has been gathered to be told."""
+        text = self.redactor.conceal
+        self.messages = [Note(text(note.uidl), note.outcome, text(note.why)) for note in self.messages]
+        self.advice = [text(advice) for advice in self.advice]
+        for error in self.errors:
+            error.args = (text(str(error)),)
+            error.hint = text(error.hint) if error.hint else None
 
     def as_dict(self) -> dict[str, object]:
         """Return the connector's part of the --json document."""

@@ -44,6 +44,7 @@ class Run:
         for report in self.reports:
             if not report.done:
                 report.fail(Stopped())
+                report.conceal()
 
     def _work(self) -> None:
         try:

@@ -149,7 +149,6 @@ class Store:
         moved = Item(self.folder / item.path.name, item.slip)
         self.update(moved)
         with files.translated(f"move {item.path} to {moved.path}"):
-            moved.path.unlink(missing_ok=True)  # a crash may have come between the two lines below and `remove`
             item.path.replace(moved.path)
             files.sync_folder(self.folder)
         source.remove(item)

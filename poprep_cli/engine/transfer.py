@@ -46,17 +46,18 @@ class Transfer:
     def run(self, steps: list[Step]) -> PoprepError | None:
         """Fetch and deliver. After a dropped POP3 line go on with the rest; a message that breaks it twice is left alone.
 
-        Returns the error that ended it early, if one did: what was downloaded is delivered or held then. Raises Stopped
-        and StateError, after which the session must be dropped.
+        Returns the error because of which it is not complete, if there is one: what was downloaded is delivered or held
+        then. Raises Stopped and StateError, after which the session must be dropped.
         """
         broke: PoprepError | None = None
+        given_up: PoprepError | None = None
         breakers: set[bytes] = set()
         for _ in range(CONNECTIONS):
             if self.maildrop is None:
                 break
             fetcher, failure = self._side_by_side(self.maildrop, steps)
             if failure is not None or fetcher.error is None:
-                return failure or broke
+                return failure or given_up
             if not isinstance(fetcher.error, ConnectionFailed | RemoteProtocolError):
                 raise fetcher.error
             in_hand = fetcher.in_hand
@@ -64,11 +65,12 @@ class Transfer:
             broke = _while_reading(fetcher.error, in_hand)
             if in_hand is not None and in_hand.listed.uidl in breakers:
                 left = [step for step in left if step is not in_hand]
+                given_up = given_up or broke
             elif in_hand is not None:
                 breakers.add(in_hand.listed.uidl)
             steps = self._enter_again(left, in_hand)
             if self.maildrop is not None and not steps:
-                return broke
+                return given_up
         self._leave()
         return broke
 

@@ -9,6 +9,7 @@ import msgspec
 
 from poprep_cli.config.model import Pop3
 from poprep_cli.errors import RemoteProtocolError, ReplyError
+from poprep_cli.net.detect import NO_MEMORY, Memory
 from poprep_cli.net.link import Link
 from poprep_cli.net.login import log_in
 from poprep_cli.net.stop import Stop
@@ -34,16 +35,21 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
 class Maildrop:
     """An open maildrop. Lives for one session; message numbers mean nothing outside it."""
 
-    def __init__(self, pop3: Pop3, password: str, stop: Stop, *, pipelining: bool = True) -> None:
+    def __init__(
+        self, pop3: Pop3, password: str, stop: Stop, memory: Memory = NO_MEMORY, *, pipelining: bool = True
+    ) -> None:
         """Connect and log in, see `log_in` for what may be raised. With `pipelining` false one command at a time."""
-        session = log_in(pop3, password, stop)
+        session = log_in(pop3, password, stop, memory)
         self._link: Link = session.link
         self.server = session.link.stream.server
         self.peer = session.link.stream.peer
         self.tls = session.link.stream.tls
         self.method = session.method
+        self.failures = session.failures
+        self.memory = session.memory
         self.warnings = session.warnings
         self.listed: list[Listed] = []
+        self.reading: Listed | None = None  # the message that is being received
         self.capabilities = session.capabilities or {}
         self.pipelining = pipelining and pop3.pipelining == "auto" and "PIPELINING" in self.capabilities
 
@@ -84,9 +90,10 @@ class Maildrop:
                 self._link.send(*group)
             if not window:
                 return
-            message = window.popleft()
+            self.reading = message = window.popleft()
             octets -= message.size
             yield message, self._link.reply()
+            self.reading = None
 
     def parts(self, reply: Reply) -> Iterator[bytes]:
         """Yield the block of a reply in parts, terminator included."""

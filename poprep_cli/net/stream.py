@@ -139,6 +139,27 @@ class Stream:
         except OSError as error:
             raise self._failed(error, "it stopped reading") from error
 
+    def channel_binding(self) -> bytes | None:
+        """Return the tls-server-end-point data (RFC 5929 4.1), or None without TLS or where the certificate has none."""
+        certificate = self.certificate()
+        if certificate is None:
+            return None
+        from hashlib import new
+
+        from cryptography.x509 import load_der_x509_certificate
+
+        algorithm = load_der_x509_certificate(certificate).signature_hash_algorithm
+        if algorithm is None:
+            return None
+        return new("sha256" if algorithm.name in ("md5", "sha1") else algorithm.name, certificate).digest()
+
+    def certificate(self) -> bytes | None:
+        """Return the server's certificate (DER), or None without TLS."""
+        if not self.tls:
+            return None
+        found: bytes | None = self._socket.getpeercert(binary_form=True)  # type: ignore[union-attr]
+        return found
+
     @property
     def is_loopback(self) -> bool:
         """Whether the peer's address is this machine's own."""

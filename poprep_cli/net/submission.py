@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from poprep_cli.config.model import Address, Smtp
 from poprep_cli.errors import (
+    AuthenticationFailed,
     ConnectionFailed,
     LocalProtocolError,
     RemoteProtocolError,
@@ -19,15 +20,19 @@ from poprep_cli.errors import (
     TemporaryReplyError,
     TlsError,
 )
+from poprep_cli.net.authenticate import Turn, exchange, make
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import Stream, local_name, refuse_early
 from poprep_cli.net.transaction import Letter, Outcome, Transaction
 from poprep_cli.protocol import smtp as core
+from poprep_cli.protocol.sasl.mechanism import Credentials, Mechanism
+from poprep_cli.protocol.sasl.methods import Surroundings, announced, candidates
 from poprep_cli.protocol.smtp import Command, Reply, SmtpClient
 from poprep_cli.protocol.wire import TERMINATOR
 
 WINDOW = 100  # commands in one group: more could fill both directions while neither side reads (RFC 2920 3.1)
 FAREWELL = 5.0  # seconds for the reply to QUIT, which changes nothing
+INITIAL_RESPONSE = 480  # octets in base64, so that AUTH stays within 512 (RFC 4954 4, RFC 5321 4.5.3.1.4)
 LAST_WORDS = 1.0  # seconds for what a server has to say that stopped reading
 
 
@@ -52,17 +57,19 @@ class Submission:
         self.server = stream.server
 
     @classmethod
-    def open(cls, smtp: Smtp, stop: Stop, *, pipelining: bool = True) -> Submission:
-        """Connect to the first of the addresses that has a server which is ready, and agree on extensions and TLS.
+    def open(
+        cls, smtp: Smtp, stop: Stop, credentials: Credentials | None = None, *, pipelining: bool = True
+    ) -> Submission:
+        """Connect to the first of the addresses that has a server which is ready, agree on extensions and TLS, log in.
 
         Raises ConnectionFailed or TemporaryReplyError if none is ready now; ReplyError if a server refuses for good;
-        TlsError if TLS is required and can't be had; RemoteProtocolError; Stopped.
+        TlsError if TLS is required and can't be had; AuthenticationFailed; RemoteProtocolError; Stopped.
         """
         failure: ConnectionFailed | TemporaryReplyError | None = None
         for address in smtp.addresses:
             stop.check()
             try:
-                return cls._open_at(address, smtp, stop, pipelining=pipelining)
+                return cls._open_at(address, smtp, stop, credentials, pipelining=pipelining)
             except (ConnectionFailed, TemporaryReplyError) as error:
                 # What a server said tells more than that another one said nothing.
                 if isinstance(error, TemporaryReplyError) or not isinstance(failure, TemporaryReplyError):
@@ -70,19 +77,23 @@ class Submission:
         raise failure or ConnectionFailed("no SMTP server is configured")
 
     @classmethod
-    def _open_at(cls, address: Address, smtp: Smtp, stop: Stop, *, pipelining: bool) -> Submission:
+    def _open_at(
+        cls, address: Address, smtp: Smtp, stop: Stop, credentials: Credentials | None, *, pipelining: bool
+    ) -> Submission:
         lax = smtp.tls == "wanted" and not smtp.ssl
         try:
-            return cls._begin(address, smtp, stop, pipelining=pipelining, tls=smtp.tls != "off")
+            return cls._begin(address, smtp, stop, credentials, pipelining=pipelining, tls=smtp.tls != "off")
         except TlsError:
             if not lax:
                 raise
         stop.check()
         # A stream on which TLS failed is in an unknown state.
-        return cls._begin(address, smtp, stop, pipelining=pipelining, tls=False)
+        return cls._begin(address, smtp, stop, credentials, pipelining=pipelining, tls=False)
 
     @classmethod
-    def _begin(cls, address: Address, smtp: Smtp, stop: Stop, *, pipelining: bool, tls: bool) -> Submission:
+    def _begin(
+        cls, address: Address, smtp: Smtp, stop: Stop, credentials: Credentials | None, *, pipelining: bool, tls: bool
+    ) -> Submission:
         session = cls(Stream.connect(address, smtp.timeout, stop), smtp)
         try:
             if smtp.ssl:
@@ -91,6 +102,8 @@ class Submission:
             session._hello()
             if tls and not smtp.ssl:
                 session._start_tls()
+            if credentials is not None:
+                session._log_in(credentials, address)
             session.pipelining = pipelining and "PIPELINING" in session.extensions
         except BaseException:
             session.close()
@@ -183,6 +196,52 @@ class Submission:
         refuse_early(self._client.forget(), self.server)
         self._stream.start_tls(self._smtp.tls_settings, self._smtp.timeout)
         self._hello()
+
+    def _log_in(self, credentials: Credentials, address: Address) -> None:
+        """Try the enabled methods that the server announces, most secure first (RFC 4954)."""
+        around = Surroundings(
+            encrypted=self.tls or address.is_local or self._stream.is_loopback,
+            tls=self.tls,
+            clear_text=self._smtp.clear_text,
+            clear_text_key="smtp.clear_text",
+        )
+        found = candidates(self._smtp.auth, {"EHLO": announced(self.extensions.get("AUTH", "").split())}, around)
+        failures: list[str] = []
+        for candidate in found:
+            if not candidate.usable:
+                failures.append(f"{candidate.method} ({candidate.why_not})")
+                continue
+            try:
+                mechanism = make(candidate.method, credentials, self._stream)
+            except LocalProtocolError as error:
+                failures.append(f"{candidate.method} ({error})")
+                continue
+            reply = self._exchange(mechanism)
+            if reply.positive:
+                return
+            if reply.transient:
+                raise TemporaryReplyError(f"{self.server} can't let us in for now: {reply}", reply=reply)
+            failures.append(f"{candidate.method} ({reply})")
+        raise AuthenticationFailed(
+            f"{self.server} did not let {credentials.user} in: {'; '.join(failures)}",
+            hint="check smtp.user, smtp.password and smtp.auth",
+        )
+
+    def _exchange(self, mechanism: Mechanism) -> Reply:
+        replies: list[Reply] = []
+
+        def turn(command: Command) -> Turn:
+            reply = self._ask(command, self._smtp.timeout)
+            replies.append(reply)
+            return Turn(reply.lines[-1] if reply.code == 334 else None, reply.positive)
+
+        exchange(
+            mechanism,
+            lambda initial: turn(core.auth(mechanism.name, initial)),
+            lambda response: turn(core.auth_response(response)),
+            initial_allowed=INITIAL_RESPONSE,
+        )
+        return replies[-1]
 
     def _require(self, reply: Reply, what: str) -> None:
         """Return if `reply` is positive. Raises the error that says `what` the server does, and its words."""

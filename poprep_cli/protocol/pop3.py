@@ -67,7 +67,7 @@ UIDL = Command(b"UIDL", "UIDL", multi_line=True)
 NOOP = Command(b"NOOP", "NOOP")
 RSET = Command(b"RSET", "RSET")
 QUIT = Command(b"QUIT", "QUIT")
-AUTH_LIST = Command(b"AUTH", "AUTH", multi_line=True)
+AUTH_LIST = Command(b"AUTH", "AUTH", multi_line=True, sasl=True)
 
 
 def user(name: str) -> Command:

@@ -43,7 +43,9 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
     assert office.enabled
     assert office.pop3.address == Address("pop.example.net", 110)
     assert office.pop3.tls == "required"
-    assert office.pop3.auth == ("apop", "user")
+    assert office.pop3.auth[0] == "scram-sha-256-plus"
+    assert office.pop3.auth[-1] == "user"
+    assert "external" not in office.pop3.auth
     assert office.pop3.password == Secret(value="s3cret-word")
     assert office.smtp.addresses == (Address("mail.example.com", 25),)
     assert office.server_copy.leave_copy

@@ -128,7 +128,7 @@ def test_write_all_goes_on_where_the_system_stopped(tmp_path, monkeypatch) -> No
     descriptor = files.open_private(path, os.O_WRONLY | os.O_CREAT)
     write = os.write
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "write", lambda number, data: write(number, data[:3]))
+        patch.setattr(os, "write", lambda number, data: write(number, data[:3]))
         files.write_all(descriptor, b"0123456789")
     os.close(descriptor)
     assert path.read_bytes() == b"0123456789"

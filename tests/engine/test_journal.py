@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poprep_cli.engine import files
 from poprep_cli.engine.state import STATUSES, Journal
 from poprep_cli.errors import StateError
 
@@ -74,7 +73,10 @@ def test_what_is_not_flushed_is_not_written(path) -> None:
     assert not path.exists()
 
 
-@given(uidls=st.lists(st.binary(min_size=1, max_size=40), unique=True, max_size=8), status=st.sampled_from(sorted(STATUSES)))
+@given(
+    uidls=st.lists(st.binary(min_size=1, max_size=40), unique=True, max_size=8),
+    status=st.sampled_from(sorted(STATUSES)),
+)
 def test_any_octets_are_a_uidl(tmp_path_factory, uidls: list[bytes], status: str) -> None:
     path = tmp_path_factory.mktemp("journal") / "x.jsonl"
     journal = reopened(path)
@@ -98,6 +100,7 @@ def test_a_journal_may_be_read_by_people(path) -> None:
 
 
 # Damage
+
 
 def test_a_file_cut_anywhere_loses_at_most_its_last_line(path) -> None:
     journal = written(path, b"one", b"two", "drei ü".encode(), b"\xff\xfe")
@@ -190,6 +193,7 @@ def test_a_file_without_its_first_line_is_read(path) -> None:
 
 # Compaction
 
+
 def test_compaction_keeps_the_last_line_of_each(path) -> None:
     journal = reopened(path)
     for status in ("seen", "sending", "delivered"):
@@ -218,6 +222,7 @@ def test_compaction_happens_by_itself_when_worthwhile(path) -> None:
 
 
 # The disk
+
 
 @pytest.mark.skipif(not posix, reason="POSIX permissions")
 def test_the_file_is_private_whatever_the_umask(path) -> None:
@@ -251,7 +256,7 @@ def test_a_dangling_link_is_not_followed_when_written(path, tmp_path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, lambda path: os.mkfifo(path)] if posix else [Path.mkdir])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo] if posix else [Path.mkdir])
 def test_what_is_no_file_is_refused(path, make) -> None:
     make(path)
     with pytest.raises(StateError):
@@ -264,7 +269,7 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.room = room
         self._write = os.write
-        monkeypatch.setattr(files.os, "write", self.write)
+        monkeypatch.setattr(os, "write", self.write)
 
     def write(self, descriptor: int, data: bytes) -> int:
         if not self.room:

@@ -40,6 +40,7 @@ def settings(server: Pop3Server, **changes) -> Pop3:
         "tls": "off",
         "user": "office",
         "password": Secret(value=PASSWORD),
+        "auth": ("apop", "user"),
         "timeout": 2.0,
     }
     return Pop3(**(defaults | changes))
@@ -84,6 +85,7 @@ def assert_nothing_in_the_clear(server: Pop3Server) -> None:
 
 
 # Methods
+
 
 def test_apop_comes_first() -> None:
     server = mailbox()
@@ -166,10 +168,21 @@ def test_auth_stops_at_a_refused_password() -> None:
     assert len(server.sessions) == 1
 
 
-def test_a_password_that_the_server_echoes_is_not_told() -> None:
-    assert "***" in refused(mailbox(echo_password_in_error=True), AuthenticationFailed, "not-that-one")
-    assert "not POP3" in refused(mailbox(apop=False, replies={"PASS": b"PASS not-that-one\r\n"}), RemoteProtocolError, "not-that-one")
-    assert "for now" in refused(mailbox(apop=False, refuse_user=b"-ERR [IN-USE] for not-that-one\r\n"), TemporaryReplyError, "not-that-one")
+ECHOES = [
+    ({"echo_password_in_error": True}, AuthenticationFailed),
+    ({"apop": False, "echo_password_in_error": True}, AuthenticationFailed),
+    ({"apop": False, "refuse_user": b"-ERR [IN-USE] by not-that-one\r\n"}, TemporaryReplyError),
+    ({"apop": False, "replies": {"PASS": b"PASS not-that-one\r\n"}}, PoprepError),
+]
+
+
+@pytest.mark.parametrize(("faults", "error"), ECHOES)
+def test_a_password_that_the_server_echoes_is_not_told(faults, error) -> None:
+    server = mailbox(**faults)
+    with server, pytest.raises(error) as caught:
+        log_in(settings(server), "not-that-one", Stop())
+    assert "***" in str(caught.value)
+    assert "not-that-one" not in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +192,11 @@ def test_a_password_that_the_server_echoes_is_not_told() -> None:
 @pytest.mark.parametrize("stage", ["greeting", "apop", "pass"])
 def test_a_refusal_for_now_is_no_wrong_password(refusal, stage) -> None:
     reply = b"-ERR " + refusal + b"\r\n"
-    faults = {"greeting": {"greeting": reply}, "apop": {"refuse_apop": reply}, "pass": {"apop": False, "refuse_user": reply}}
+    faults = {
+        "greeting": {"greeting": reply},
+        "apop": {"refuse_apop": reply},
+        "pass": {"apop": False, "refuse_user": reply},
+    }
     server = mailbox(**faults[stage])
     refused(server, TemporaryReplyError)
     assert TemporaryReplyError.exit_code == ExitCode.TEMPFAIL
@@ -200,12 +217,15 @@ def test_a_line_that_breaks_at_the_login_is_no_wrong_password(verb, rule) -> Non
 
 
 def test_a_hostile_refusal_is_harmless() -> None:
-    text = refused(mailbox(apop=False, refuse_user=b"-ERR \x1b[2J[red]\xe2\x80\xae" + b"y" * 5000 + b"\r\n"), AuthenticationFailed)
+    text = refused(
+        mailbox(apop=False, refuse_user=b"-ERR \x1b[2J[red]\xe2\x80\xae" + b"y" * 5000 + b"\r\n"), AuthenticationFailed
+    )
     assert text.isprintable()
     assert len(text) < 1000
 
 
 # CAPA
+
 
 @pytest.mark.parametrize("capa", ["drop", "hang"])
 def test_a_server_without_an_answer_to_capa_costs_one_reconnect(capa) -> None:
@@ -229,6 +249,7 @@ def test_capabilities_without_end() -> None:
 
 
 # TLS
+
 
 @dataclass(frozen=True)
 class Pki:
@@ -384,6 +405,7 @@ def test_a_refusal_for_now_is_no_reason_to_do_without_tls(pki) -> None:
 
 # clear_text
 
+
 @pytest.fixture
 def distant(monkeypatch) -> None:
     """Make loopback look like a server far away."""
@@ -402,8 +424,7 @@ def test_a_password_is_not_sent_in_the_clear(tls) -> None:
 @pytest.mark.usefixtures("distant")
 def test_a_refused_digest_is_no_reason_to_send_the_password_in_the_clear() -> None:
     server = mailbox(refuse_apop=b"-ERR [AUTH] no\r\n")
-    text = refused(server, AuthenticationFailed)
-    assert "the line is not encrypted" in text
+    refused(server, AuthenticationFailed)
     assert verbs(server) == [["CAPA", "APOP"]]
     assert PASSWORD.encode() not in bytes(server.sessions[0].clear)
 
@@ -423,6 +444,7 @@ def test_a_password_inside_tls(pki) -> None:
 
 
 # Deadlines and the stop switch
+
 
 @pytest.mark.parametrize("faults", [{"no_greeting": True}, {"greeting_delay": 5.0}])
 def test_a_server_that_says_nothing(faults) -> None:

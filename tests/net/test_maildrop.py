@@ -34,6 +34,7 @@ def opened(server: Pop3Server, *, timeout: float = 2.0, stop: Stop | None = None
             tls="off",
             user="demo",
             password=Secret(value="demo"),
+            auth=("apop", "user"),
             timeout=timeout,
             **settings,
         )
@@ -64,7 +65,12 @@ def test_listing(pipelining) -> None:
     server = serve()
     with opened(server, pipelining=pipelining) as maildrop:
         assert maildrop.pipelining is pipelining
-        assert (maildrop.method, maildrop.tls, maildrop.peer, maildrop.server) == ("apop", False, "127.0.0.1", server.address)
+        assert (maildrop.method, maildrop.tls, maildrop.peer, maildrop.server) == (
+            "apop",
+            False,
+            "127.0.0.1",
+            server.address,
+        )
         size = len(CONTENT) + len(b"X-Number: 1\r\n")
         expected = [Listed(1, b"u1", size), Listed(2, b"u2", size), Listed(3, b"u3", size)]
         assert maildrop.listing() == maildrop.listed == expected
@@ -172,16 +178,27 @@ def test_a_line_without_end_is_not_collected() -> None:
 
 def test_a_long_listing_comes_in_parts() -> None:
     lines = b"".join(b"%d %s\r\n" % (number, b"x" * 60) for number in range(1, 30_001))
-    with opened(serve(replies={"UIDL": b"+OK\r\n" + lines + b".\r\n", "LIST": b"+OK\r\n" + lines + b".\r\n"})) as maildrop:
+    with opened(
+        serve(replies={"UIDL": b"+OK\r\n" + lines + b".\r\n", "LIST": b"+OK\r\n" + lines + b".\r\n"})
+    ) as maildrop:
         assert [listed.number for listed in maildrop.listing()] == list(range(1, 30_001))
         assert maildrop.quit().ok
 
 
 # Retrieval
 
+
 @both_ways
 def test_every_message_comes_as_it_is(pipelining) -> None:
-    contents = [b"", b".\r\n", b"a\r\n", b"a\n.\nb\n.\r\nc\r\n", b"\0\xff\r\n", b"x" * 3_000_000 + b"\r\n", b"after\r\n"]
+    contents = [
+        b"",
+        b".\r\n",
+        b"a\r\n",
+        b"a\n.\nb\n.\r\nc\r\n",
+        b"\0\xff\r\n",
+        b"x" * 3_000_000 + b"\r\n",
+        b"after\r\n",
+    ]
     server = Pop3Server(Mailbox([Mail(b"%d" % number, content) for number, content in enumerate(contents)]))
     with opened(server, pipelining=pipelining) as maildrop:
         assert fetched(maildrop) == list(enumerate(contents, 1))
@@ -270,7 +287,7 @@ def test_a_refused_message_stops_no_other(pipelining) -> None:
 def test_a_message_that_is_cut_is_never_whole(fault, pipelining) -> None:
     with opened(serve(3, retr={2: fault}), timeout=0.3, pipelining=pipelining) as maildrop:
         found: list[int] = []
-        with pytest.raises(ConnectionFailed):  # noqa: PT012 - what came before it counts
+        with pytest.raises(ConnectionFailed):
             for listed, reply in maildrop.retrieve(maildrop.listing(), always):
                 b"".join(maildrop.parts(reply))
                 found.append(listed.number)
@@ -295,6 +312,7 @@ def test_the_stop_switch_ends_a_retrieval_at_once() -> None:
 
 # Deletion and QUIT
 
+
 @both_ways
 def test_deletions_go_in_groups(pipelining) -> None:
     count = GROUP + 50
@@ -313,7 +331,11 @@ def test_deletions_go_in_groups(pipelining) -> None:
 def test_each_deletion_has_its_reply() -> None:
     server = serve(3, replies={"DELE": lambda number: b"-ERR locked\r\n" if number == b"2" else None})
     with opened(server) as maildrop:
-        assert {number: reply.ok for number, reply in maildrop.delete([3, 2, 1]).items()} == {3: True, 2: False, 1: True}
+        assert {number: reply.ok for number, reply in maildrop.delete([3, 2, 1]).items()} == {
+            3: True,
+            2: False,
+            1: True,
+        }
         assert maildrop.quit().ok
     assert [mail.uidl for mail in server.maildrop.mail()] == [b"u2"]
 

@@ -49,22 +49,6 @@ def test_deletion_goes_wrong(world: World, trouble: Trouble) -> None:
     assert world.pop3.retrieved == read
 
 
-@pytest.mark.parametrize("pipelining", [True, False])
-def test_dele_without_effect(world: World, pipelining: bool) -> None:
-    world.letters(2)
-    world.pop3.faults = Pop3Faults(dele="ignore", announce_pipelining=pipelining)
-    world.poll().ended(0)
-    assert world.left == ["u1", "u2"]
-    for _ in range(2):
-        done = world.poll()
-        done.ended(0, *(f"message u{number}: .*deleted.* still" for number in (1, 2)))
-        assert world.arrived == world.sent
-    world.heal()
-    world.poll()
-    assert world.left == []
-    assert world.arrived == world.sent
-
-
 def test_a_uidl_that_is_used_again_for_other_mail(world: World) -> None:
     for number in range(1, 4):
         world.sent.append(letter(number))

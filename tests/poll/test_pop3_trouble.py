@@ -46,11 +46,19 @@ def test_a_wrong_password(world: World) -> None:
         (Pop3Faults(apop=False, refuse_user=b"-ERR [LOGIN-DELAY] wait\r\n"), 75, "for now: -ERR .LOGIN-DELAY"),
         (Pop3Faults(apop=False, refuse_user=b"-ERR [SYS/TEMP] oops\r\n"), 75, "for now: -ERR .SYS/TEMP"),
         (Pop3Faults(apop=False, refuse_user=b"-ERR maildrop is locked\r\n"), 75, "for now: -ERR maildrop is locked"),
-        (Pop3Faults(apop=False, refuse_user=b"-ERR [AUTH] no\r\n"), 77, "refused the login of office: .*-ERR .AUTH. no"),
+        (
+            Pop3Faults(apop=False, refuse_user=b"-ERR [AUTH] no\r\n"),
+            77,
+            "refused the login of office: .*-ERR .AUTH. no",
+        ),
         (Pop3Faults(refuse_apop=b"-ERR [IN-USE] somebody else\r\n"), 75, "for now: -ERR .IN-USE"),
         (Pop3Faults(greeting=b"-ERR go away\r\n"), 69, "refused the connection: -ERR go away"),
         (Pop3Faults(greeting=b"-ERR [SYS/TEMP] maintenance\r\n"), 75, "for now: -ERR .SYS/TEMP. maintenance"),
-        (Pop3Faults(greeting=b"220 smtp.example ESMTP\r\n"), 76, "the answer to greeting is not POP3: 220 smtp.example"),
+        (
+            Pop3Faults(greeting=b"220 smtp.example ESMTP\r\n"),
+            76,
+            "the answer to greeting is not POP3: 220 smtp.example",
+        ),
         (Pop3Faults(no_greeting=True), 75, "no answer came in time"),
         (Pop3Faults(uidl="err"), 69, "refused UIDL: -ERR unknown command"),
         (Pop3Faults(replies={"LIST": b"-ERR no list\r\n"}), 69, "refused LIST: -ERR no list"),
@@ -105,9 +113,9 @@ def test_a_break_in_the_middle_as_a_user_sees_it(world: World) -> None:
 def test_several_messages_that_break_the_line(world: World) -> None:
     world.letters(8)
     world.pop3.faults = Pop3Faults(retr={2: "drop-mid", 5: "drop-mid"})
-    assert world.poll().code == 75
-    world.poll()
-    assert set(world.left) == {"u2", "u5"}
+    world.poll().ended(75, "office: .*closed the connection while message [25] was read")
+    assert world.left == ["u2", "u5"]
+    assert len(world.smtp.delivered) == 6
     world.recovers()
 
 
@@ -118,7 +126,7 @@ def test_a_server_that_always_hangs_up_after_some(world: World, after: int) -> N
     done = world.poll()
     assert done.code == 75, done
     assert len(world.smtp.delivered) == after
-    assert len(world.pop3.sessions) <= 4
+    assert len(world.pop3.sessions) <= 5
     world.recovers()
 
 
@@ -126,10 +134,12 @@ def test_a_message_cut_by_the_server_is_not_deleted_until_read_twice(world: Worl
     cut = letter(2, b"line\r\n" * 40)
     world.mail(letter(1), cut, letter(3))
     world.pop3.faults = Pop3Faults(retr={2: "cut"})
-    world.poll().ended(0, r"message u2: delivered, kept on the server: \d+ octets came where LIST said \d+; a second read")
+    world.poll().ended(
+        0, r"message u2: delivered, kept on the server: \d+ octets came where LIST said \d+; a second read"
+    )
     assert world.left == ["u2"]
-    assert world.arrived[0] == world.sent[0]
-    assert cut.startswith(world.arrived[1])
+    (part,) = set(world.arrived) - set(world.sent)
+    assert cut.startswith(part)
     world.heal()
     world.poll().ended(0)
     assert world.left == ["u2"]  # the second read gave another message: it is never deleted
@@ -139,8 +149,8 @@ def test_a_message_cut_by_the_server_is_not_deleted_until_read_twice(world: Worl
 def test_list_says_more_than_comes(world: World) -> None:
     world.letters(3)
     world.pop3.faults = Pop3Faults(list_sizes=lambda _number, size: size + 10)
-    world.poll().ended(0, *(f"message u{number}: delivered, kept on the server: " for number in (1, 2, 3)))
-    assert world.arrived == world.sent
+    world.poll().ended(0, *["message u[123]: delivered, kept on the server: "] * 3)
+    assert sorted(world.arrived) == world.sent
     assert world.left == ["u1", "u2", "u3"]
     read = world.pop3.retrieved
     world.poll().ended(0)
@@ -189,12 +199,16 @@ def test_blank_and_duplicate_uidls(world: World) -> None:
     world.letters(5)
     world.pop3.faults = Pop3Faults(uidl={2: b"", 4: b"u3"})
     done = world.poll()
-    done.ended(1, "message : left on the server: message 2: .*blank", "message u3: left on the server: message 4: .*same")
+    done.ended(
+        1, "message : left on the server: message 2: .*blank", "message u3: left on the server: message 4: .*same"
+    )
     assert world.arrived == [world.sent[0], world.sent[2], world.sent[4]]
     world.recovers()
 
 
-@pytest.mark.parametrize("uidl", [b"with space", b"\xff\xfe8bit", b"x" * 400, b'"quoted"\\', "Grüße".encode(), b"[red]"])
+@pytest.mark.parametrize(
+    "uidl", [b"with space", b"\xff\xfe8bit", b"x" * 400, b'"quoted"\\', "Grüße".encode(), b"[red]"]
+)
 def test_strange_uidls(world: World, uidl: bytes) -> None:
     world.leave_copy = True
     world.letters(2)
@@ -214,8 +228,10 @@ def test_mail_that_is_hidden_once_it_was_read(world: World) -> None:
     done = world.poll()
     assert done.code == 75
     assert len(world.kept("held")) == world.pop3.retrieved
-    world.recovers()
+    world.heal()
+    world.poll().ended(0)
     assert world.arrived == world.sent
+    assert world.kept("held") == []
 
 
 def test_mail_that_is_hidden_is_delivered_and_left(world: World) -> None:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from poprep_cli.embedded.smtp_faults import Stage
 from poprep_cli.embedded.smtp import SmtpServer
+from poprep_cli.embedded.smtp_faults import Stage
 from tests.poll.world import SmtpFaults, World, closed_port, letter
 
 
@@ -96,7 +96,9 @@ def test_nonsense_in_a_transaction(world: World, stage: Stage, garbage: bytes) -
     world.timeout = 0.3
     world.letters(2)
     # Half a reply is made whole by the reply to the next command, if that was sent ahead.
-    world.smtp.faults = SmtpFaults(replies={stage: garbage}, announce=(b"SIZE",) if garbage == GARBAGE["half"] else None)
+    world.smtp.faults = SmtpFaults(
+        replies={stage: garbage}, announce=(b"SIZE",) if garbage == GARBAGE["half"] else None
+    )
     world.poll().ended(1, "message u1: held", "message u2: held")
     assert world.smtp.delivered == []
     assert len(world.kept("held")) == 2

@@ -74,7 +74,10 @@ def test_refused_message_by_message(world: World, row: Refusal) -> None:
     world.smtp.faults = SmtpFaults(replies={row.stage: row.reply + b"\r\n"})
     done = world.poll()
     what = "held" if row.held else "badmail"
-    told = [f"office: message {uidl}: {what}: office@corp.example at {row.stage}: {row.reply.decode()}" for uidl in ("u1", "u2")]
+    told = [
+        f"office: message {uidl}: {what}: office@corp.example at {row.stage}: {row.reply.decode()}"
+        for uidl in ("u1", "u2")
+    ]
     done.ended(row.code, *told)
     assert world.smtp.delivered == []
     assert (len(world.kept("held")), len(world.kept("badmail"))) == (row.held, row.badmail)
@@ -82,7 +85,9 @@ def test_refused_message_by_message(world: World, row: Refusal) -> None:
         assert slip["content"] == content
         assert slip["forward_paths"] == ["office@corp.example"]
         assert slip["reverse_path"] == "ada@example.net"
-        assert [(refusal["stage"], refusal["reply"]) for refusal in slip["refusals"]] == [(row.stage, row.reply.decode())]
+        assert [(refusal["stage"], refusal["reply"]) for refusal in slip["refusals"]] == [
+            (row.stage, row.reply.decode())
+        ]
     assert world.statuses() == dict.fromkeys(("u1", "u2"), what)
     assert world.left == ["u1", "u2"]
     world.recovers(badmail=row.badmail)

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -175,9 +176,7 @@ send_to = [{", ".join(f'"{path}"' for path in self.send_to)}]
             preexec_fn=preexec,  # noqa: PLW1509 - limits of the child; nothing else is done in it
         )
 
-    def run(
-        self, *arguments: str, options: tuple[str, ...] = (), preexec: Callable[[], None] | None = None
-    ) -> Done:
+    def run(self, *arguments: str, options: tuple[str, ...] = (), preexec: Callable[[], None] | None = None) -> Done:
         """Run the command in a process of its own, to its end."""
         return finished(self.start(*arguments, options=options, preexec=preexec))
 
@@ -250,6 +249,22 @@ def finished(process: subprocess.Popen[str]) -> Done:
     """Wait for a process and return how it ended."""
     out, err = process.communicate(timeout=30)
     return Done(process.returncode, out, err)
+
+
+def settled(world: World, running: subprocess.Popen[str]) -> None:
+    """Wait until nothing moves any more: the pass hangs."""
+    last, since = -1, time.monotonic()
+    end = since + 10
+    while time.monotonic() < end:
+        assert running.poll() is None, finished(running)
+        now = sum(len(session.commands) for session in world.pop3.sessions + world.smtp.sessions)
+        now += len(world.smtp.delivered) + 1000 * len(world.pop3.sessions)
+        if now != last:
+            last, since = now, time.monotonic()
+        if world.pop3.sessions and time.monotonic() - since > 0.3:
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never hung")
 
 
 def content_of(message: Delivered) -> bytes:

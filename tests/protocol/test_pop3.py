@@ -266,6 +266,7 @@ def test_timestamps(text, timestamp) -> None:
 
 # CAPA
 
+
 def test_capabilities() -> None:
     block = b"top\r\nUSER\r\nSASL PLAIN SCRAM-SHA-256\r\n\r\nLogin-Delay 900 USER\r\nX-\xff\r\nEXPIRE NEVER\r\n.\r\n"
     assert pop3.parse_capabilities(block) == {
@@ -284,6 +285,7 @@ def test_capabilities_are_bounded() -> None:
 
 
 # SASL (RFC 5034)
+
 
 @pytest.mark.parametrize(
     ("data", "ok", "challenge"),

@@ -1,0 +1,108 @@
+"""What a POP3 server announces, by the detectors that are switched on: CAPA, AUTH without argument, the welcome."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from poprep_cli.config.model import Pop3
+from poprep_cli.errors import RemoteProtocolError
+from poprep_cli.net.link import Link
+from poprep_cli.protocol import pop3 as commands
+from poprep_cli.protocol.sasl import methods
+from poprep_cli.protocol.sasl.methods import SASL, announced
+from poprep_cli.protocol.wire import CRLF
+
+
+@dataclass(slots=True)
+class Detected:
+    """What one connection's server said in its present state. `capabilities` is None where CAPA was not answered."""
+
+    capabilities: dict[str, tuple[str, ...]] | None = None
+    sources: dict[str, Collection[str]] = field(default_factory=dict)
+
+    @property
+    def user_capability(self) -> bool | None:
+        """Whether CAPA announced USER; None where it was not answered."""
+        return None if self.capabilities is None else "USER" in self.capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the last login teaches: the method that worked, under which announcements, and questions not to ask."""
+
+    method: str = ""
+    announcements: str = ""
+    mute: tuple[str, ...] = ()
+
+
+NO_MEMORY = Memory()
+
+
+class Detector:
+    """Asks a server, over as many connections as a login needs. `mute` are questions that it hangs or hangs up on."""
+
+    def __init__(self, pop3: Pop3, memory: Memory) -> None:
+        self._pop3 = pop3
+        self._memory = memory
+        self.mute = set(memory.mute)
+        self.asking = ""
+
+    def capa(self, link: Link) -> Detected:
+        """Ask for CAPA, look at the welcome, and forget what was known. Raises ConnectionFailed with `asking` set."""
+        detected = Detected()
+        if "welcome" in self._pop3.detect and commands.timestamp(link.greeting):
+            detected.sources["welcome"] = ("apop",)
+        if "capa" not in self._pop3.detect or "CAPA" in self.mute:
+            return detected
+        self.asking = "CAPA"
+        reply = link.ask(commands.CAPA)
+        self.asking = ""
+        if reply.more:
+            raise RemoteProtocolError(f"{link.stream.server} announces capabilities without end")
+        if reply.ok:
+            detected.capabilities = commands.parse_capabilities(reply.block)
+            detected.sources["CAPA"] = announced(detected.capabilities.get("SASL", ()))
+        return detected
+
+    def auth_list(self, link: Link, detected: Detected) -> None:
+        """Ask by AUTH without argument, if that may tell more. Raises ConnectionFailed with `asking` set."""
+        if "auth" not in self._pop3.detect or "AUTH" in self.mute:
+            return
+        known = detected.sources.get("CAPA", ())
+        preferred = self.preferred(link, detected)
+        wanted = {method for method in self._pop3.auth if method in SASL}
+        if preferred in known or preferred in ("apop", "user") or not wanted - set(known):
+            return
+        self.asking = "AUTH"
+        reply = link.ask(commands.AUTH_LIST)
+        if reply.challenge is not None:  # it takes AUTH for the beginning of an exchange
+            link.ask(commands.auth_response(b"*"))
+        self.asking = ""
+        if reply.more:
+            raise RemoteProtocolError(f"{link.stream.server} lists mechanisms without end")
+        if reply.ok:
+            lines = reply.block[:-3].split(CRLF)[:256]
+            detected.sources["AUTH"] = announced(line.decode("ascii", "replace").strip() for line in lines)
+
+    def preferred(self, link: Link, detected: Detected) -> str:
+        """Return the method that worked last time, if the announcements and the settings are still those, else ""."""
+        return self._memory.method if self._memory.announcements == self.announcements(link, detected) else ""
+
+    def announcements(self, link: Link, detected: Detected) -> str:
+        """Return what CAPA and the welcome announce and what is enabled, as a text to compare with the next time's."""
+        sources = [f"{name} {' '.join(sorted(detected.sources.get(name, ())))}" for name in ("CAPA", "welcome")]
+        enabled = [*self._pop3.auth, *self._pop3.detect, self._pop3.clear_text]
+        return "; ".join((*sources, " ".join(sorted(enabled)), "TLS" if link.stream.tls else "clear"))
+
+    def surroundings(self, link: Link, detected: Detected) -> methods.Surroundings:
+        """Return what decides about a method besides its announcement."""
+        stream = link.stream
+        return methods.Surroundings(
+            encrypted=stream.tls or self._pop3.address.is_local or stream.is_loopback,
+            tls=stream.tls,
+            clear_text=self._pop3.clear_text,
+            clear_text_key="pop3.clear_text",
+            user_capability=detected.user_capability,
+            detecting=bool(self._pop3.detect),
+        )

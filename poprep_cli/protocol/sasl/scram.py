@@ -1,0 +1,93 @@
+"""SCRAM-SHA-1 and SCRAM-SHA-256, with and without channel binding (RFC 5802, 7677), by the scramp library.
+
+The library does the arithmetic and SASLprep; here are the limits and the order of events: the server is believed only
+after its signature was checked.
+"""
+
+from __future__ import annotations
+
+import re
+
+from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
+from poprep_cli.protocol.sasl.mechanism import Credentials
+
+MIN_ITERATIONS = 4096  # RFC 5802 5.1
+MAX_ITERATIONS = 1_000_000  # more is an attack on our time
+MAX_MESSAGE = 65_536
+
+_ITERATIONS = re.compile(r"(?:^|,)i=([0-9]{1,9})(?:,|$)")
+
+
+class Scram:
+    """One SCRAM exchange. `name` is one of SCRAM-SHA-1, SCRAM-SHA-256, or these with -PLUS."""
+
+    reversible = False
+
+    def __init__(
+        self,
+        name: str,
+        credentials: Credentials,
+        nonce: str,
+        channel_binding: bytes | None = None,
+    ) -> None:
+        """Prepare the exchange; `channel_binding` is the tls-server-end-point data (RFC 5929 4), for -PLUS.
+
+        Raises LocalProtocolError if name or password can't be prepared (SASLprep, RFC 4013).
+        """
+        from scramp import ScramClient, ScramException
+
+        self.name = name
+        self._error = ScramException
+        binding = ("tls-server-end-point", channel_binding) if channel_binding is not None else None
+        try:
+            self._client = ScramClient([name], credentials.user, credentials.password, binding, c_nonce=nonce)
+        except (ScramException, ValueError) as error:
+            raise LocalProtocolError(f"{name} can't be used with this user name or password") from error
+        self._stage = 0
+
+    def start(self) -> bytes | None:
+        """Return client-first-message."""
+        message: str = self._client.get_client_first()
+        return message.encode()
+
+    def respond(self, challenge: bytes) -> bytes:
+        """Return client-final-message to server-first-message, and nothing to server-final-message once it is checked."""
+        if len(challenge) > MAX_MESSAGE:
+            raise RemoteProtocolError(f"the server's {self.name} message is too long")
+        try:
+            text = challenge.decode()
+        except UnicodeDecodeError as error:
+            raise RemoteProtocolError(f"the server's {self.name} message is not UTF-8") from error
+        self._stage += 1
+        try:
+            if self._stage == 1:
+                return self._first(text)
+            if self._stage == 2:
+                self._client.set_server_final(text)
+                return b""
+        except (self._error, ValueError) as error:
+            raise RemoteProtocolError(
+                f"the server's {self.name} message does not prove that it knows the password"
+            ) from error
+        raise RemoteProtocolError(f"the server sent one {self.name} message too many")
+
+    def _first(self, text: str) -> bytes:
+        found = _ITERATIONS.search(text)
+        if found is None or not MIN_ITERATIONS <= int(found[1]) <= MAX_ITERATIONS:
+            raise RemoteProtocolError(
+                f"the server wants {found[1] if found else 'no'} {self.name} iterations; "
+                f"allowed are {MIN_ITERATIONS} to {MAX_ITERATIONS}"
+            )
+        self._client.set_server_first(text)
+        message: str = self._client.get_client_final()
+        return message.encode()
+
+    @property
+    def done(self) -> bool:
+        """Whether the server's signature was checked."""
+        return self._stage >= 2
+
+    def check_end(self) -> None:
+        """Raise RemoteProtocolError unless the server's signature was checked (RFC 5802 3)."""
+        if self._stage < 2:
+            raise RemoteProtocolError(f"the server said yes without the {self.name} proof that it knows the password")

@@ -1,0 +1,301 @@
+"""What the command line says: which connectors, when, how it is told, and what a mere look must not touch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from time import sleep
+
+import pytest
+
+from poprep_cli.embedded.pop3 import Maildrop, Pop3Server
+from tests.poll.world import PASSWORD, Pop3Faults, SmtpFaults, World, closed_port, finished, letter, settled
+
+FIELDS = {
+    "connector": str,
+    "exit_code": int,
+    "reason": str,
+    "listed": int,
+    "new": int,
+    "delivered": int,
+    "deferred": int,
+    "rejected": int,
+    "deleted": int,
+    "held": int,
+    "octets": int,
+    "seconds": float,
+    "messages": list,
+    "advice": list,
+}
+
+
+def test_all_well_is_silent(world: World) -> None:
+    world.letters(3)
+    world.run().ended(0)
+    assert world.arrived == world.sent
+    world.run().ended(0)
+    world.poll(options=("-q",)).ended(0)
+
+
+def test_verbosity(world: World) -> None:
+    world.letters(2)
+    done = world.poll(options=("-v",))
+    assert done.code == 0
+    assert done.out == ""
+    assert "office: delivered u1 (" in done.err
+    assert "logged in by apop, 2 listed, 2 to fetch" in done.err
+    assert PASSWORD not in done.err
+
+
+def test_quiet_does_not_hide_what_is_wrong(world: World) -> None:
+    world.letters(1)
+    world.smtp.faults = SmtpFaults(replies={"data": b"554 5.7.1 spam\r\n"})
+    world.poll(options=("-q",)).ended(1, "message u1: badmail")
+
+
+def test_an_unknown_connector(world: World) -> None:
+    done = world.run("nowhere")
+    assert done.code == 2
+    assert "there is no connector 'nowhere'" in done.err
+    assert "office" in done.err
+    assert done.out == ""
+    assert world.pop3.sessions == world.smtp.sessions == []
+    assert not world.state.exists()
+
+
+def test_a_connector_that_is_switched_off(world: World) -> None:
+    world.connector_lines = "enabled = false"
+    world.letters(1)
+    world.run("office").ended(78, "connector.office is switched off")
+    world.poll().ended(0)
+    assert world.pop3.sessions == world.smtp.sessions == []
+
+
+def test_names_are_found_whatever_their_case(world: World) -> None:
+    world.letters(1)
+    world.poll("OFFICE", "office").ended(0)
+    assert len(world.pop3.sessions) == 1
+    assert world.left == []
+
+
+def test_json(world: World) -> None:
+    world.letters(3)
+    world.smtp.faults = SmtpFaults(
+        replies={"end-of-data": lambda content: b"451 4.3.0 later\r\n" if b"Number 2" in content else None}
+    )
+    done = world.run("--json")
+    assert done.code == 1
+    document = done.document
+    assert document["exit_code"] == 1
+    (office,) = document["connectors"]
+    assert {name: type(office[name]) for name in FIELDS} == FIELDS
+    expected = {
+        "connector": "office", "exit_code": 1, "reason": "partial", "listed": 3, "new": 3, "delivered": 2,
+        "deferred": 1, "rejected": 0, "deleted": 2, "held": 1, "advice": [],
+        "octets": len(world.sent[0]) + len(world.sent[2]),
+    }  # fmt: skip
+    assert {name: office[name] for name in expected} == expected
+    (message,) = office["messages"]
+    assert message["uidl"] == "u2"
+    assert message["outcome"] == "held"
+    assert "451 4.3.0 later" in message["why"]
+    world.heal()
+    (office,) = world.poll("--json").document["connectors"]
+    assert (office["exit_code"], office["reason"], office["delivered"], office["held"]) == (0, "ok", 1, 0)
+    assert office["messages"] == []
+    assert world.left == []
+
+
+def test_json_tells_reasons(world: World) -> None:
+    world.letters(1)
+    world.pop3.faults = Pop3Faults(apop=False, refuse_user=b"-ERR [AUTH] no\r\n")
+    document = world.poll("--json").document
+    assert (document["exit_code"], document["connectors"][0]["reason"]) == (77, "authentication")
+    world.write()
+    world.heal()
+    world.pop3.stop()
+    document = world.poll("--json", "--force").document
+    assert (document["exit_code"], document["connectors"][0]["reason"]) == (75, "connection")
+    assert "connect" in document["connectors"][0]["errors"][0]["message"]
+
+
+def test_a_dry_run_touches_nothing(world: World) -> None:
+    world.letters(3)
+    done = world.run("--dry-run")
+    assert done.code == 0
+    assert done.err == ""
+    assert "office: 3 on the server; would fetch 3" in done.out
+    assert all(f"u{number}" in done.out for number in (1, 2, 3))
+    assert not world.state.exists()
+    assert world.smtp.sessions == []
+    assert world.left == ["u1", "u2", "u3"]
+    assert world.pop3.retrieved == 0
+    assert "DELE" not in world.pop3.sessions[0].verbs
+    world.recovers()
+
+
+def test_a_dry_run_with_state_leaves_it_as_it_is(world: World) -> None:
+    world.leave_copy = True
+    world.letters(2)
+    world.poll().ended(0)
+    world.letters(1)
+    before = {path: path.read_bytes() for path in world.state.rglob("*") if path.is_file()}
+    done = world.poll("--dry-run")
+    assert "would fetch 1" in done.out
+    assert {path: path.read_bytes() for path in world.state.rglob("*") if path.is_file()} == before
+    (connector,) = world.poll("--dry-run", "--json").document["connectors"]
+    assert [step["uidl"] for step in connector["plan"]["fetch"]] == ["u3"]
+    assert len(world.smtp.delivered) == 2
+
+
+def test_poll_every(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POPREP_TESTING", "1")
+    monkeypatch.setenv("POPREP_TEST_CLOCK", "2026-11-01T09:00:00Z")
+    world.connector_lines = "poll_every = 10"
+    world.letters(1)
+    world.poll().ended(0)
+    assert len(world.pop3.sessions) == 1
+    monkeypatch.setenv("POPREP_TEST_CLOCK", "2026-11-01T09:09:29Z")
+    world.poll().ended(0)
+    document = world.poll("--json").document
+    assert (document["exit_code"], document["connectors"][0]["reason"]) == (0, "not due")
+    assert len(world.pop3.sessions) == 1
+    world.poll("--force").ended(0)
+    assert len(world.pop3.sessions) == 2
+    world.poll("office").ended(0)
+    assert len(world.pop3.sessions) == 3
+    monkeypatch.setenv("POPREP_TEST_CLOCK", "2026-11-01T09:19:00Z")  # 9:31 after the last attempt, with the tolerance
+    world.poll().ended(0)
+    assert len(world.pop3.sessions) == 4
+    monkeypatch.setenv("POPREP_TEST_CLOCK", "2026-10-01T00:00:00Z")  # a clock set back does not stop the mail
+    world.poll().ended(0)
+    assert len(world.pop3.sessions) == 5
+
+
+def test_two_connectors_share_the_servers(world: World) -> None:
+    other = Pop3Server(Maildrop(), user="sales", password=PASSWORD)
+    with other:
+        other.maildrop.add(letter(50), b"u1")
+        world.more = world.tables("Sales.desk-2".replace(".", "_"), other, "sales")
+        world.letters(2)
+        world.run().ended(0)
+        assert sorted(world.arrived) == sorted([*world.sent, letter(50)])
+        assert other.maildrop.mail() == ()
+        assert world.left == []
+        assert world.statuses("Sales_desk-2") == {"u1": "deleted"}
+        assert world.statuses() == {"u1": "deleted", "u2": "deleted"}
+
+
+@pytest.mark.parametrize(
+    ("faults", "code"),
+    [
+        (Pop3Faults(apop=False, refuse_user=b"-ERR [AUTH] no\r\n"), 77),
+        (Pop3Faults(greeting=b"nonsense\r\n"), 76),
+        (Pop3Faults(greeting=b"-ERR no\r\n"), 69),
+        (Pop3Faults(retr={1: "err"}), 1),
+    ],
+)
+def test_a_connector_that_fails_does_not_stop_the_other(world: World, faults: Pop3Faults, code: int) -> None:
+    failing = Pop3Server(Maildrop(), user="sales", password=PASSWORD, faults=faults)
+    with failing:
+        failing.maildrop.add(letter(50), b"u1")
+        world.more = world.tables("a_first", failing, "sales") + world.tables("b_nobody").replace(
+            world.pop3.address, f"127.0.0.1:{closed_port()}"
+        )
+        world.letters(2)
+        done = world.poll()
+        assert done.code == max(code, 75) if code != 69 else done.code == 69
+        assert sum(sentence.startswith("a_first: ") for sentence in done.sentences) == 1
+        assert sum(sentence.startswith("b_nobody: can't connect") for sentence in done.sentences) == 1
+        assert not any(sentence.startswith("office") for sentence in done.sentences)
+        assert world.arrived == world.sent
+        assert world.left == []
+        document = world.poll("--json", "--force").document
+        codes = {connector["connector"]: connector["exit_code"] for connector in document["connectors"]}
+        assert codes == {"a_first": code, "b_nobody": 75, "office": 0}
+        world.poll("office").ended(0)
+
+
+def test_two_runs_at_once(world: World) -> None:
+    world.letters(2)
+    world.timeout = 10
+    world.pop3.faults = Pop3Faults(greeting_delay=1.0)
+    first = world.start()
+    while not world.pop3.sessions:
+        sleep(0.01)
+    world.run().ended(75, "office: another run of poprep is working on connector office")
+    document = world.poll("--json").document
+    assert (document["exit_code"], document["connectors"][0]["reason"]) == (75, "locked")
+    finished(first).ended(0)
+    assert world.arrived == world.sent
+    assert len(world.pop3.sessions) == 1
+    world.recovers()
+
+
+def test_a_killed_run_leaves_no_lock(world: World) -> None:
+    world.letters(3)
+    world.timeout = 20
+    world.pop3.faults = Pop3Faults(retr={2: "hang-mid"})
+    first = world.start()
+    settled(world, first)
+    first.kill()
+    finished(first)
+    assert (world.state / "office.lock").exists()
+    assert world.statuses() == {"u1": "delivered", "u2": "seen", "u3": "seen"}
+    world.recovers()
+
+
+def test_a_kill_while_in_doubt_costs_one_repeat(world: World) -> None:
+    world.letters(3)
+    world.timeout = 20
+    world.smtp.faults = SmtpFaults(hang="after-accept", only={"after-accept": (2,)})
+    first = world.start()
+    settled(world, first)
+    first.kill()
+    finished(first)
+    assert world.statuses() == {"u1": "delivered", "u2": "sending", "u3": "seen"}
+    done = world.recovers(repeated=1)
+    done.ended(0, "message u2: delivered again: an earlier pass ended in doubt")
+
+
+def test_the_environment_names_the_places(world: World) -> None:
+    world.letters(1)
+    world.write()
+    places = {"POPREP_CONFIG": str(world.config), "POPREP_STATE_DIR": str(world.state)}
+    done = subprocess.run(
+        [sys.executable, "-m", "poprep_cli", "poll"],
+        env=os.environ | places,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert world.statuses() == {"u1": "deleted"}
+
+
+def test_limits_of_a_pass(world: World) -> None:
+    world.more = "[connector.office.limits]\nmax_messages = 2\nmax_message_size = 1000"
+    world.letters(2)
+    world.mail(letter(3, b"large\r\n" * 300))
+    world.letters(2)
+    world.poll().ended(1, "message u3: left on the server: 2,.* octets, more than limits.max_message_size")
+    assert world.left == ["u3", "u4", "u5"]
+    world.poll().ended(0)
+    assert world.left == ["u3"]
+    world.poll().ended(0)
+    assert world.statuses()["u3"] == "oversize"
+
+
+def test_a_full_spool_reads_no_more(world: World) -> None:
+    world.more = "[connector.office.limits]\nmax_held = 200"
+    world.letters(2)
+    world.smtp.faults = SmtpFaults(replies={"mail": b"452 4.3.1 no room\r\n"})
+    world.poll().ended(1, "message u1: held", "message u2: held")
+    world.letters(2)
+    done = world.poll()
+    assert done.code == 1
+    assert any("the spool is full" in sentence for sentence in done.sentences)
+    assert world.left == ["u1", "u2", "u3", "u4"]
+    assert world.pop3.retrieved == 2
+    world.recovers()
