@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from poprep_cli.cli import console
@@ -15,6 +13,8 @@ from poprep_cli.engine.poll import Surroundings
 from poprep_cli.engine.report import ConnectorReport
 from poprep_cli.engine.run import Run
 from poprep_cli.errors import ConfigError, ExitCode, most_severe
+
+SLICE = 0.5  # seconds: on Windows a wait is not interrupted by Ctrl-C
 
 _EPILOG = """\b
 Examples:
@@ -84,12 +84,12 @@ def choose(config: Config, names: tuple[str, ...]) -> list[Connector]:
 def _carry_out(run: Run, settings: Settings, *, live: bool) -> ExitCode | None:
     """Wait for the run, with a live display on a terminal. Return the exit code of the signal that ended it, if one did."""
     try:
-        with raising_signals():
+        with raising_signals() as watch:
             run.start()
             if live and console.on_terminal() and not settings.quiet and not settings.verbosity:
                 console.watch(run)
-            while not run.wait(0.5 if sys.platform == "win32" else 3600.0):
-                pass
+            while not run.wait(SLICE):
+                watch.check()
     except Signalled as signalled:
         run.abort()
         return signalled.exit_code

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from poprep_cli import __version__
 from poprep_cli.engine import files
-from poprep_cli.engine.message import Message, field
+from poprep_cli.engine.message import Message, field, header_fields
 
 POSSIBLE_DUPLICATE = b"X-Poprep-Possible-Duplicate: yes\r\n"
 
@@ -76,7 +76,10 @@ class Trace:
 
     def is_loop(self, message: Message) -> bool:
         """Whether the message has passed through this connector before."""
-        return b" id " + self.token.encode() in message.head
+        mark = b" id " + self.token.encode()
+        if mark not in message.head:
+            return False
+        return any(name == b"received" and mark in value for name, value in header_fields(message.head))
 
 
 def token(state_dir: Path, connector: str) -> str:

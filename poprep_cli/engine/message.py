@@ -97,10 +97,12 @@ def receive(uidl: bytes, parts: Iterator[bytes], spool: Path, max_octets: int = 
     octets = 0
     descriptor = files.open_private(spool, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0):
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
             for content in unstuff_parts(_checked(chain((second,), parts), check, first)):
                 with files.translated(f"write {spool}"):
-                    files.write_all(descriptor, content)  # a disk that is nearly full takes a part
+                    rest = memoryview(content)
+                    while rest:  # a disk that is nearly full takes a part, without an error
+                        rest = rest[file.write(rest) :]
                 octets += len(content)
                 _check_size(octets, max_octets)
     except BaseException:

@@ -62,6 +62,7 @@ class Journal:
         self.mailbox = mailbox
         self.entries: dict[bytes, Entry] = {}
         self.skipped = 0
+        self._understood = False  # whether there was a line about a message
         self.lines = 0
         self._descriptor: int | None = None
         self._pending: list[bytes] = []
@@ -85,6 +86,12 @@ class Journal:
             for line in lines[start:]:
                 self._replay_line(line)
             self.lines += len(lines)
+        if self.skipped and not self._understood:
+            # Taken for empty, it would have the whole mailbox sent again.
+            raise StateError(
+                f"{self.path} holds nothing that this poprep can read ({self.skipped} lines)",
+                hint="put a backup in its place; only if all mail in the mailbox may be sent again, move it away",
+            )
         self._torn = bool(rest)  # without its LF the last line was not written whole
         self.skipped += self._torn
 
@@ -118,6 +125,7 @@ class Journal:
         if uidl is None or found.status not in STATUSES:
             self.skipped += 1
             return
+        self._understood = True
         if found.status == "deleted":
             # A deletion that the server confirmed is forgotten: the UIDL may be used again for other mail.
             self.entries.pop(uidl, None)

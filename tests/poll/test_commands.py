@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from time import sleep
 
 import pytest
 
-from poprep_cli.embedded.pop3 import Maildrop, Pop3Server
-from tests.poll.world import PASSWORD, Pop3Faults, SmtpFaults, World, closed_port, finished, letter, settled
+from tests.poll.world import PASSWORD, Pop3Faults, SmtpFaults, World, letter
 
 FIELDS = {
     "connector": str,
@@ -171,92 +169,6 @@ def test_poll_every(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POPREP_TEST_CLOCK", "2026-10-01T00:00:00Z")  # a clock set back does not stop the mail
     world.poll().ended(0)
     assert len(world.pop3.sessions) == 5
-
-
-def test_two_connectors_share_the_servers(world: World) -> None:
-    other = Pop3Server(Maildrop(), user="sales", password=PASSWORD)
-    with other:
-        other.maildrop.add(letter(50), b"u1")
-        world.more = world.tables("Sales.desk-2".replace(".", "_"), other, "sales")
-        world.letters(2)
-        world.run().ended(0)
-        assert sorted(world.arrived) == sorted([*world.sent, letter(50)])
-        assert other.maildrop.mail() == ()
-        assert world.left == []
-        assert world.statuses("Sales_desk-2") == {"u1": "deleted"}
-        assert world.statuses() == {"u1": "deleted", "u2": "deleted"}
-
-
-@pytest.mark.parametrize(
-    ("faults", "code"),
-    [
-        (Pop3Faults(apop=False, refuse_user=b"-ERR [AUTH] no\r\n"), 77),
-        (Pop3Faults(greeting=b"nonsense\r\n"), 76),
-        (Pop3Faults(greeting=b"-ERR no\r\n"), 69),
-        (Pop3Faults(retr={1: "err"}), 1),
-    ],
-)
-def test_a_connector_that_fails_does_not_stop_the_other(world: World, faults: Pop3Faults, code: int) -> None:
-    failing = Pop3Server(Maildrop(), user="sales", password=PASSWORD, faults=faults)
-    with failing:
-        failing.maildrop.add(letter(50), b"u1")
-        world.more = world.tables("a_first", failing, "sales") + world.tables("b_nobody").replace(
-            world.pop3.address, f"127.0.0.1:{closed_port()}"
-        )
-        world.letters(2)
-        done = world.poll()
-        assert done.code == max(code, 75) if code != 69 else done.code == 69
-        assert sum(sentence.startswith("a_first: ") for sentence in done.sentences) == 1
-        assert sum(sentence.startswith("b_nobody: can't connect") for sentence in done.sentences) == 1
-        assert not any(sentence.startswith("office") for sentence in done.sentences)
-        assert world.arrived == world.sent
-        assert world.left == []
-        document = world.poll("--json", "--force").document
-        codes = {connector["connector"]: connector["exit_code"] for connector in document["connectors"]}
-        assert codes == {"a_first": code, "b_nobody": 75, "office": 0}
-        world.poll("office").ended(0)
-
-
-def test_two_runs_at_once(world: World) -> None:
-    world.letters(2)
-    world.timeout = 10
-    world.pop3.faults = Pop3Faults(greeting_delay=1.0)
-    first = world.start()
-    while not world.pop3.sessions:
-        sleep(0.01)
-    world.run().ended(75, "office: another run of poprep is working on connector office")
-    document = world.poll("--json").document
-    assert (document["exit_code"], document["connectors"][0]["reason"]) == (75, "locked")
-    finished(first).ended(0)
-    assert world.arrived == world.sent
-    assert len(world.pop3.sessions) == 1
-    world.recovers()
-
-
-def test_a_killed_run_leaves_no_lock(world: World) -> None:
-    world.letters(3)
-    world.timeout = 20
-    world.pop3.faults = Pop3Faults(retr={2: "hang-mid"})
-    first = world.start()
-    settled(world, first)
-    first.kill()
-    finished(first)
-    assert (world.state / "office.lock").exists()
-    assert world.statuses() == {"u1": "delivered", "u2": "seen", "u3": "seen"}
-    world.recovers()
-
-
-def test_a_kill_while_in_doubt_costs_one_repeat(world: World) -> None:
-    world.letters(3)
-    world.timeout = 20
-    world.smtp.faults = SmtpFaults(hang="after-accept", only={"after-accept": (2,)})
-    first = world.start()
-    settled(world, first)
-    first.kill()
-    finished(first)
-    assert world.statuses() == {"u1": "delivered", "u2": "sending", "u3": "seen"}
-    done = world.recovers(repeated=1)
-    done.ended(0, "message u2: delivered again: an earlier pass ended in doubt")
 
 
 def test_the_environment_names_the_places(world: World) -> None:

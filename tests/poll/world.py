@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -19,47 +18,15 @@ from typing import Any
 
 from poprep_cli.cli.main import cli, main
 from poprep_cli.embedded.deliveries import without_trace
-from poprep_cli.embedded.pop3 import Mail, Maildrop, Pop3Faults, Pop3Server
+from poprep_cli.embedded.pop3 import Maildrop, Pop3Faults, Pop3Server
 from poprep_cli.embedded.smtp import Delivered, SmtpFaults, SmtpServer
+from tests.poll.outcome import PASSWORD, Done, finished
 
-PASSWORD = "Tr0ub4dor-and-3"
 USER = "office"
 RECIPIENT = "office@corp.example"
 DUPLICATE = b"X-Poprep-Possible-Duplicate: yes\r\n"
 
 assert cli.name  # the group is imported, so that its first use is not the first test's time
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """How a pass ended: its exit code and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def sentences(self) -> list[str]:
-        """What stderr says, matter by matter, without the program's name in front and without the hints."""
-        return [line.removeprefix("poprep: ") for line in self.err.splitlines() if line.startswith("poprep: ")]
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """What --json printed."""
-        found: dict[str, Any] = json.loads(self.out)
-        return found
-
-    def ended(self, code: int, *patterns: str, out: str = "") -> None:
-        """Assert the exit code, and that stderr has exactly one sentence for each pattern, in this order."""
-        assert self.code == code, self
-        assert self.out == out, self
-        assert "Traceback" not in self.err
-        assert PASSWORD not in self.err
-        assert len(self.sentences) == len(patterns), self.err
-        for sentence, pattern in zip(self.sentences, patterns, strict=True):
-            assert re.search(pattern, sentence), (pattern, sentence)
-        hints = [line for line in self.err.splitlines() if not line.startswith("poprep: ")]
-        assert all(line.startswith("  ") for line in hints), self.err
 
 
 def letter(number: int, body: bytes = b"Hello.\r\n") -> bytes:
@@ -245,12 +212,6 @@ send_to = [{", ".join(f'"{path}"' for path in self.send_to)}]
         return done
 
 
-def finished(process: subprocess.Popen[str]) -> Done:
-    """Wait for a process and return how it ended."""
-    out, err = process.communicate(timeout=30)
-    return Done(process.returncode, out, err)
-
-
 def settled(world: World, running: subprocess.Popen[str]) -> None:
     """Wait until nothing moves any more: the pass hangs."""
     last, since = -1, time.monotonic()
@@ -288,4 +249,4 @@ def make(folder: Path) -> World:
 
 POSIX = os.name == "posix"
 
-__all__ = ["DUPLICATE", "PASSWORD", "Done", "Mail", "Pop3Faults", "SmtpFaults", "World", "letter"]
+__all__ = ["DUPLICATE", "PASSWORD", "Done", "Pop3Faults", "SmtpFaults", "World", "finished", "letter"]
