@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poprep_cli.cli.settings import Settings
+from poprep_cli.cli.settings import CONTEXT, Settings
 from poprep_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ Examples:
 """
 
 
-@click.group()
+@click.group(context_settings=CONTEXT)
 def config() -> None:
     """Check, show and change the configuration.
 
@@ -52,7 +52,7 @@ def config() -> None:
     """
 
 
-@config.command(epilog=_CHECK_EPILOG)
+@config.command(epilog=_CHECK_EPILOG, context_settings=CONTEXT)
 @click.option("--secrets", "ask", is_flag=True, help="Also run the commands and ask the keyrings that hold secrets.")
 @click.pass_obj
 def check(settings: Settings, ask: bool) -> None:
@@ -76,7 +76,7 @@ def check(settings: Settings, ask: bool) -> None:
     click.echo(f"{path}: ok, {number} connector{'' if number == 1 else 's'} ({disabled} disabled)")
 
 
-@config.command(epilog=_SHOW_EPILOG)
+@config.command(epilog=_SHOW_EPILOG, context_settings=CONTEXT)
 @click.argument("connector", required=False)
 @click.pass_obj
 def show(settings: Settings, connector: str | None) -> None:
@@ -94,7 +94,7 @@ def show(settings: Settings, connector: str | None) -> None:
     click.echo("\n\n".join(blocks))
 
 
-@config.command("set", epilog=_SET_EPILOG)
+@config.command("set", epilog=_SET_EPILOG, context_settings=CONTEXT)
 @click.argument("key")
 @click.argument("value")
 @click.pass_obj
@@ -114,7 +114,7 @@ def set_key(settings: Settings, key: str, value: str) -> None:
         click.echo(f"poprep: warning: not complete yet: {missing}", err=True)
 
 
-@config.command()
+@config.command(context_settings=CONTEXT)
 @click.pass_obj
 def path(settings: Settings) -> None:
     """Print where the configuration is looked for.

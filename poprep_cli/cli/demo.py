@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from poprep_cli.cli.settings import CONTEXT
 from poprep_cli.embedded.deliveries import without_trace
 from poprep_cli.embedded.pop3 import Maildrop, Pop3Server
 from poprep_cli.embedded.samples import samples
@@ -63,7 +64,8 @@ class World:
 Examples:
   poprep demo           two passes, a check, and the configuration to start from
   poprep demo --keep    the same, and then the servers stay for you to play with
-"""
+""",
+    context_settings=CONTEXT,
 )
 @click.option("--keep", is_flag=True, help="Leave the servers running afterwards, until Ctrl-C.")
 def demo(*, keep: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from poprep_cli import __version__
-from poprep_cli.cli.settings import Settings
+from poprep_cli.cli.settings import CONTEXT, Settings
 from poprep_cli.errors import ExitCode, PoprepError
 
 _COMMANDS = {
@@ -50,9 +50,7 @@ Exit codes: 0 all well (also: no mail), 1 some messages deferred or refused,
 """
 
 
-@click.group(
-    cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="poprep", message="%(prog)s %(version)s")
 @click.option(
     "--config",

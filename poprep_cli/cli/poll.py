@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from poprep_cli.cli import console
-from poprep_cli.cli.settings import Settings
+from poprep_cli.cli.settings import CONTEXT, Settings
 from poprep_cli.cli.signals import Signalled, raising_signals
 from poprep_cli.config.load import load
 from poprep_cli.config.model import Config, Connector
@@ -25,7 +25,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=_EPILOG, context_settings=CONTEXT)
 @click.argument("connector", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Log in, list, and say what would be done. No SMTP, nothing written.")
 @click.option("--force", is_flag=True, help="Poll now, whatever poll_every says.")

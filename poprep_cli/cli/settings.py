@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}  # of click, for every command
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Self
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Delivered", "SmtpFaults", "SmtpServer"]
 
 SIZE_LIMIT = 1 << 30  # octets
+MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")
 
 
 class SmtpServer:
@@ -27,7 +28,8 @@ class SmtpServer:
 
     STARTTLS is offered if there is a `context`; with `ssl` every connection starts with TLS. `lmtp` replies once a
     recipient. `folder` is where messages are written as 0001.eml and so on; `sink` is called with each; with
-    `digest_only` their content is not kept. `faults` may be exchanged at any time and apply to the next command.
+    `digest_only` their content is not kept. With a `user` nobody else may send mail (RFC 4954): AUTH is announced with
+    these `mechanisms`, inside TLS only, unless it is `auth_in_clear`. `faults` may be exchanged at any time and apply to the next command.
     """
 
     def __init__(
@@ -40,11 +42,19 @@ class SmtpServer:
         folder: Path | None = None,
         sink: Callable[[Delivered], None] | None = None,
         digest_only: bool = False,
+        user: str | None = None,
+        password: str = "demo",  # noqa: S107 - a server in memory, on loopback
+        mechanisms: Sequence[str] = MECHANISMS,
+        auth_in_clear: bool = False,
         faults: SmtpFaults | None = None,
     ) -> None:
         self.context = context
         self.lmtp = lmtp
         self.size_limit = size_limit
+        self.user = user.encode() if user is not None else None
+        self.password = password.encode()
+        self.mechanisms = tuple(mechanisms)
+        self.auth_in_clear = auth_in_clear
         self.faults = faults if faults is not None else SmtpFaults()
         self.deliveries = Deliveries(digest_only=digest_only, folder=folder, sink=sink)
         self._listener = Listener(self._converse, context=context, ssl=ssl)

@@ -11,6 +11,8 @@ Stage = Literal[
     "ehlo",  # EHLO and LHLO
     "helo",
     "starttls",
+    "auth",  # the AUTH command
+    "auth-response",  # each response to a challenge
     "mail",
     "rcpt",
     "data",  # the DATA command
@@ -30,8 +32,9 @@ class SmtpFaults:
 
     * `replies`: by stage, what is said in place of the usual reply: octets, or a function that returns octets, or None
       for the usual reply. Its argument is that of the command: for "mail" and "rcpt" the path without < and >, for
-      "end-of-data" the content (in LMTP mode it is asked once a recipient). The command has its effect only if the
-      reply is a whole one with the code that says so: 2yz, for "data" 3yz. There is none for "mid-data" and "after-accept".
+      "end-of-data" the content (in LMTP mode it is asked once a recipient), for "auth-response" the whole line. The
+      command has its effect only if the reply is a whole one with the code that says so: 2yz, for "data" 3yz; after AUTH
+      and its responses 3yz waits for one more. There is none for "mid-data" and "after-accept".
     * `recipients`: by forward path, the reply to RCPT. `recipients_after_data`: the same for LMTP's replies at the end.
     * `drop` and `hang`: at this stage the line breaks, or nothing is said any more.
     * `delay`: by stage, before the reply.

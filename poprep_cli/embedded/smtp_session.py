@@ -1,4 +1,4 @@
-"""One session with the embedded SMTP server: greeting, EHLO, STARTTLS and QUIT (RFC 5321, RFC 3207, RFC 2033)."""
+"""One session with the embedded SMTP server: greeting, EHLO, STARTTLS, AUTH and QUIT (RFC 5321, 3207, 4954, 2033)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from poprep_cli.embedded.channel import Channel
+from poprep_cli.embedded.smtp_auth import Authentication
 from poprep_cli.embedded.smtp_replies import Stages, multiline
 from poprep_cli.embedded.smtp_transaction import Transactions
 
@@ -24,9 +25,11 @@ class SmtpSession:
         self._write = channel.write
         self._stages = Stages(server, channel)
         self._transactions = Transactions(server, channel, self._stages)
+        self._authentication = Authentication(server, channel, self._stages)
         self._greeted = False
         self._commands: dict[str, Callable[[bytes], None]] = {
             "STARTTLS": self._starttls,
+            "AUTH": self._auth,
             "NOOP": self._noop,
             "QUIT": self._quit,
         }
@@ -54,6 +57,8 @@ class SmtpSession:
             self._channel.discard_input()
 
     def _answer(self, verb: str) -> Callable[[bytes], None]:
+        if verb == "MAIL" and self._greeted and self._authentication.missing:
+            return self._not_logged_in
         if verb in self._transactions.commands:
             return self._transactions.commands[verb] if self._greeted else self._too_early
         return self._commands.get(verb, self._unknown)
@@ -63,6 +68,12 @@ class SmtpSession:
 
     def _too_early(self, _: bytes) -> None:
         self._write(b"503 5.5.1 say hello first\r\n")
+
+    def _not_logged_in(self, _: bytes) -> None:
+        self._write(b"530 5.7.0 authentication required\r\n")
+
+    def _auth(self, argument: bytes) -> None:
+        self._authentication.run(argument, possible=self._greeted and not self._transactions.begun)
 
     def _noop(self, argument: bytes) -> None:
         self._stages.reply("noop", argument, b"250 2.0.0 ok\r\n")
@@ -84,7 +95,15 @@ class SmtpSession:
 
     def _keywords(self) -> tuple[bytes, ...]:
         size = b"SIZE %d" % self._server.size_limit
-        keywords = (b"PIPELINING", size, b"8BITMIME", b"SMTPUTF8", b"CHUNKING", b"ENHANCEDSTATUSCODES")
+        keywords: tuple[bytes, ...] = (
+            b"PIPELINING",
+            size,
+            b"8BITMIME",
+            b"SMTPUTF8",
+            b"CHUNKING",
+            b"ENHANCEDSTATUSCODES",
+        )
+        keywords += self._authentication.keywords
         if self._server.context is not None and not self._channel.session.tls:
             return (*keywords, b"STARTTLS")
         return keywords
@@ -102,5 +121,6 @@ class SmtpSession:
             return
         self._write(self._server.faults.starttls_injected)
         self._transactions.forget()
+        self._authentication.forget()
         self._greeted = False
         self._channel.start_tls(context)

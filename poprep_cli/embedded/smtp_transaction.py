@@ -39,6 +39,11 @@ class Transactions:
             "RSET": self._rset,
         }
 
+    @property
+    def begun(self) -> bool:
+        """Whether a transaction is open: after MAIL, before its end."""
+        return self._envelope is not None
+
     def forget(self) -> None:
         """Give up the transaction, if there is one."""
         self._envelope = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,22 @@ from poprep_cli.engine.report import ConnectorReport, Note
 from poprep_cli.engine.state import Journal
 from poprep_cli.engine.store import Store
 from poprep_cli.engine.transfer import Transfer, survivable
-from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, StateError, Stopped
+from poprep_cli.errors import (
+    ConnectionFailed,
+    PoprepError,
+    RemoteProtocolError,
+    StateError,
+    Stopped,
+    TemporaryReplyError,
+)
 from poprep_cli.net.detect import Memory
 from poprep_cli.net.maildrop import Maildrop
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import local_name
 from poprep_cli.protocol.sasl.mechanism import Credentials
 from poprep_cli.protocol.wire import printable
+
+UNLOCK_PAUSES = (0.1, 0.4, 1.5)  # seconds before another try to get back into a maildrop that is still locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +181,24 @@ class _Pass:
                 raise
             maildrop.close()
             self._stop.check()
-        maildrop = self._enter(pipelining=False)
+        maildrop = self._enter_again()
         maildrop.listing()
         return maildrop
+
+    def _enter_again(self) -> Maildrop:
+        """Log in anew after the line broke. The server may need a moment to notice that, and to unlock the maildrop."""
+        stopped = threading.Event()
+        forget = self._stop.on_trip(stopped.set)
+        try:
+            for pause in UNLOCK_PAUSES:
+                try:
+                    return self._enter(pipelining=False)
+                except TemporaryReplyError:
+                    stopped.wait(pause)
+                    self._stop.check()
+            return self._enter(pipelining=False)
+        finally:
+            forget()
 
     def _look(self) -> Plan:
         """Log in, list and decide; write nothing and contact no SMTP server."""
@@ -262,7 +287,7 @@ class _Pass:
         files.make_folder(self._spool)
         transfer = Transfer(
             maildrop,
-            lambda: self._enter(pipelining=False),
+            self._enter_again,
             delivery,
             self._spool,
             self._report,

@@ -250,3 +250,17 @@ def test_every_kind_of_sample_arrives_as_it_was(world: World) -> None:
     world.run().ended(0)
     assert world.arrived == world.sent
     world.recovers()
+
+
+def test_a_maildrop_that_stays_locked_for_a_moment_after_a_break(world: World) -> None:
+    world.letters(3)
+    refusals = [b"-ERR [IN-USE] the last session is not over\r\n"]
+
+    def locked(_argument: bytes) -> bytes | None:
+        return refusals.pop() if len(world.pop3.sessions) > 1 and refusals else None
+
+    world.pop3.faults = Pop3Faults(retr_drop_after=2, apop=False, replies={"PASS": locked})
+    assert world.poll().code == 75
+    assert refusals == []
+    assert world.left == ["u3"]
+    world.recovers()

@@ -15,7 +15,7 @@ MIN_ITERATIONS = 4096  # RFC 5802 5.1
 MAX_ITERATIONS = 1_000_000  # more is an attack on our time
 MAX_MESSAGE = 65_536
 
-_ITERATIONS = re.compile(r"(?:^|,)i=([0-9]{1,9})(?:,|$)")
+_ITERATIONS = re.compile(r"(?:^|,)i=([0-9]{1,20})(?:,|$)")
 
 
 class Scram:
@@ -44,6 +44,7 @@ class Scram:
         except (ScramException, ValueError) as error:
             raise LocalProtocolError(f"{name} can't be used with this user name or password") from error
         self._stage = 0
+        self._proved = False
 
     def start(self) -> bytes | None:
         """Return client-first-message."""
@@ -51,7 +52,10 @@ class Scram:
         return message.encode()
 
     def respond(self, challenge: bytes) -> bytes:
-        """Return client-final-message to server-first-message, and nothing to server-final-message once it is checked."""
+        """Return client-final-message to server-first-message, and nothing to server-final-message once it is checked.
+
+        A server-error (RFC 5802 7) is acknowledged too: the refusal that follows says more, and a success is not believed.
+        """
         if len(challenge) > MAX_MESSAGE:
             raise RemoteProtocolError(f"the server's {self.name} message is too long")
         try:
@@ -59,11 +63,15 @@ class Scram:
         except UnicodeDecodeError as error:
             raise RemoteProtocolError(f"the server's {self.name} message is not UTF-8") from error
         self._stage += 1
+        if self._stage <= 2 and text.startswith("e="):
+            self._stage = 2
+            return b""
         try:
             if self._stage == 1:
                 return self._first(text)
             if self._stage == 2:
                 self._client.set_server_final(text)
+                self._proved = True
                 return b""
         except (self._error, ValueError) as error:
             raise RemoteProtocolError(
@@ -84,10 +92,10 @@ class Scram:
 
     @property
     def done(self) -> bool:
-        """Whether the server's signature was checked."""
+        """Whether the server's last message was answered."""
         return self._stage >= 2
 
     def check_end(self) -> None:
         """Raise RemoteProtocolError unless the server's signature was checked (RFC 5802 3)."""
-        if self._stage < 2:
+        if not self._proved:
             raise RemoteProtocolError(f"the server said yes without the {self.name} proof that it knows the password")
