@@ -65,7 +65,7 @@ complete -c poprep -n '__poprep_at \'\'' -a 'config' -d 'Check, show and change 
 complete -c poprep -n '__poprep_at \'\'' -l version -d 'Show the version and exit.'
 complete -c poprep -n '__poprep_at \'\'' -l config -r -F -d 'The configuration. Default: $POPREP_CONFIG, else poprep.toml in the user\'s configuration folder.'
 complete -c poprep -n '__poprep_at \'\'' -l state-dir -x -a '(__fish_complete_directories)' -d 'Where state, held mail and badmail are kept. Default: $POPREP_STATE_DIR, else the user\'s state folder.'
-complete -c poprep -n '__poprep_at \'\'' -s v -l verbose -d 'Say more on stderr: -v mail and errors, -vv details, -vvv the dialogue.'
+complete -c poprep -n '__poprep_at \'\'' -s v -l verbose -d 'Tell every step and every message on stderr.'
 complete -c poprep -n '__poprep_at \'\'' -s q -l quiet -d 'No progress on a terminal, and no summary.'
 complete -c poprep -n '__poprep_at \'\'' -s h -l help -d 'Show this message and exit.'
 complete -c poprep -n '__poprep_at \'poll\'' -a '(__poprep_connectors)' -d Connector

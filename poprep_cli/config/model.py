@@ -338,6 +338,8 @@ def weaknesses(connector: Connector) -> tuple[str, ...]:
     if pop3.clear_text == "allow":
         found.append('pop3.clear_text = "allow": the password may be sent over a line without encryption')
     found += _tls_weaknesses("smtp", smtp, local=all(address.is_local for address in smtp.addresses))
+    if smtp.user is not None and smtp.clear_text == "allow":
+        found.append('smtp.clear_text = "allow": the password may be sent over a line without encryption')
     return tuple(found)
 
 

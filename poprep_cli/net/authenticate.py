@@ -37,10 +37,12 @@ def make(method: str, credentials: Credentials, stream: Stream) -> Mechanism:
     if method == "login":
         return Login(credentials)
     if method == "cram-md5":
+        cram = CramMd5(credentials)
         try:
-            return CramMd5(credentials)
+            cram.start()
         except ValueError as error:
             raise LocalProtocolError("this system has no MD5") from error
+        return cram
     if method in ("ntlm", "msn"):
         from poprep_cli.net.ntlm import Ntlm
 

@@ -5,6 +5,8 @@ On Windows an empty user means the account that runs the task.
 
 from __future__ import annotations
 
+import struct
+
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
 from poprep_cli.protocol.sasl.mechanism import Credentials
 
@@ -56,7 +58,7 @@ class Ntlm:
         self._answered = True
         try:
             return self._context.step(challenge) or b""
-        except (self._error, ValueError, IndexError) as error:
+        except (self._error, struct.error, ValueError, LookupError, OverflowError) as error:
             raise RemoteProtocolError("the server's NTLM challenge makes no sense") from error
 
     @property

@@ -7,14 +7,11 @@ one round trip.
 from __future__ import annotations
 
 import time
-from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 from poprep_cli.config.model import Address, Smtp
 from poprep_cli.errors import (
-    AuthenticationFailed,
     ConnectionFailed,
     LocalProtocolError,
     RemoteProtocolError,
@@ -22,19 +19,17 @@ from poprep_cli.errors import (
     TemporaryReplyError,
     TlsError,
 )
-from poprep_cli.net.authenticate import Turn, exchange, make
+from poprep_cli.net.smtp_login import log_in
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import Stream, local_name, refuse_early
 from poprep_cli.net.transaction import Letter, Outcome, Transaction
 from poprep_cli.protocol import smtp as core
 from poprep_cli.protocol.sasl.mechanism import Credentials
-from poprep_cli.protocol.sasl.methods import Candidate, Surroundings, announced, candidates
 from poprep_cli.protocol.smtp import Command, Reply, SmtpClient
-from poprep_cli.protocol.wire import TERMINATOR, printable
+from poprep_cli.protocol.wire import TERMINATOR
 
 WINDOW = 100  # commands in one group: more could fill both directions while neither side reads (RFC 2920 3.1)
 FAREWELL = 5.0  # seconds for the reply to QUIT, which changes nothing
-INITIAL_RESPONSE = 480  # octets in base64, so that AUTH stays within 512 (RFC 4954 4, RFC 5321 4.5.3.1.4)
 LAST_WORDS = 1.0  # seconds for what a server has to say that stopped reading
 
 
@@ -105,7 +100,8 @@ class Submission:
             if tls and not smtp.ssl:
                 session._start_tls()
             if credentials is not None:
-                session._log_in(credentials, address)
+                announces = session.extensions.get("AUTH")
+                log_in(smtp, credentials, address, session._stream, announces, session._ask)
             session.pipelining = pipelining and "PIPELINING" in session.extensions
         except BaseException:
             session.close()
@@ -198,92 +194,6 @@ class Submission:
         refuse_early(self._client.forget(), self.server)
         self._stream.start_tls(self._smtp.tls_settings, self._smtp.timeout)
         self._hello()
-
-    def _log_in(self, credentials: Credentials, address: Address) -> None:
-        """Try the enabled methods that the server announces, most secure first (RFC 4954)."""
-        if "AUTH" not in self.extensions:
-            raise AuthenticationFailed(
-                f"{self.server} does not announce AUTH{'' if self.tls else ' on a line without TLS'}, "
-                f"so {credentials.user} can't log in",
-                hint="without smtp.user mail is sent without a login; many servers announce AUTH only inside TLS",
-            )
-        around = Surroundings(
-            encrypted=self.tls or address.is_local or self._stream.is_loopback,
-            tls=self.tls,
-            clear_text=self._smtp.clear_text,
-            clear_text_key="smtp.clear_text",
-        )
-        found = candidates(self._smtp.auth, {"EHLO": announced(self.extensions["AUTH"].split())}, around)
-        failures: list[str] = []
-        refused = False
-        for candidate in found:
-            if not candidate.usable:
-                continue
-            try:
-                reply = self._exchange(candidate.method, credentials)
-            except LocalProtocolError as error:
-                failures.append(f"{candidate.method} ({error})")
-                continue
-            except ConnectionFailed as error:
-                if not refused:
-                    raise
-                # Many servers hang up after a wrong password, or before they are asked once more.
-                failures.append(f"{candidate.method} ({error})")
-                break
-            if reply.positive:
-                return
-            failures.append(f"{candidate.method} ({reply})")
-            if refused and reply.code == 421:
-                break
-            if reply.transient:
-                raise TemporaryReplyError(f"{self.server} can't let us in for now: {reply}", reply=reply)
-            refused = True
-        raise self._not_let_in(credentials.user, failures, found, refused=refused)
-
-    def _not_let_in(
-        self, user: str, failures: list[str], found: tuple[Candidate, ...], *, refused: bool
-    ) -> AuthenticationFailed:
-        skipped = [f"{candidate.method} ({candidate.why_not})" for candidate in found if not candidate.usable]
-        if not refused:
-            return AuthenticationFailed(
-                f"no enabled method can log in to {self.server} as {user}: {'; '.join((*failures, *skipped))}",
-                hint="smtp.auth says which methods are enabled; the server announces "
-                f"{printable(self.extensions['AUTH'], 200) or 'none'}",
-            )
-        failures += [text for text in skipped if "not encrypted" in text]
-        return AuthenticationFailed(
-            f"{self.server} refused the login of {user}: {'; '.join(failures)}",
-            hint="check smtp.user and smtp.password; many providers want an app password here",
-        )
-
-    def _exchange(self, method: str, credentials: Credentials) -> Reply:
-        """Run one method and return the server's verdict. Raises LocalProtocolError if it can't be done here."""
-        mechanism = make(method, credentials, self._stream)
-        replies: list[Reply] = []
-
-        def turn(command: Command) -> Turn:
-            reply = self._ask(command, self._smtp.timeout)
-            if reply.code == 334:
-                replies.append(reply)
-                return Turn(reply.lines[-1], ok=False)
-            reply = _masked(reply, command, credentials.password)
-            replies.append(reply)
-            if not (reply.positive or reply.transient or reply.permanent):
-                raise self._out_of_step(reply)
-            return Turn(None, reply.positive)
-
-        try:
-            exchange(
-                mechanism,
-                lambda initial: turn(core.auth(mechanism.name, initial)),
-                lambda response: turn(core.auth_response(response)),
-                initial_allowed=INITIAL_RESPONSE,
-            )
-        except RemoteProtocolError as error:
-            if self.server in str(error):
-                raise
-            raise RemoteProtocolError(f"{self.server}, logging in by {mechanism.name}: {error}") from error
-        return replies[-1]
 
     def _require(self, reply: Reply, what: str) -> None:
         """Return if `reply` is positive. Raises the error that says `what` the server does, and its words."""
@@ -428,13 +338,3 @@ class Submission:
 
     def _out_of_step(self, reply: Reply) -> RemoteProtocolError:
         return RemoteProtocolError(f"{self.server} answered {reply} to {reply.command.verb}, which makes no sense")
-
-
-def _masked(reply: Reply, command: Command, password: str) -> Reply:
-    """Return a reply without what servers echo: the password, and the response that was sent, in base64 and as it was."""
-    sent = command.line.split()[-1] if command.line.count(b" ") != 1 else b""
-    secrets = {password.encode(), b64encode(password.encode()), sent} - {b"", b"*", b"="}
-    lines = list(reply.lines)
-    for secret in sorted(secrets, key=len, reverse=True):
-        lines = [line.replace(secret, b"***") for line in lines]
-    return reply if tuple(lines) == reply.lines else replace(reply, lines=tuple(lines))

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from scramp import ScramException, ScramMechanism
 
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
-from poprep_cli.protocol.sasl.mechanism import MAX_CRAM_CHALLENGE, CramMd5, Credentials, External, Login, Plain
+from poprep_cli.protocol.sasl.mechanism import (
+    MAX_CRAM_CHALLENGE,
+    CramMd5,
+    Credentials,
+    External,
+    Login,
+    Mechanism,
+    Plain,
+)
 from poprep_cli.protocol.sasl.scram import MAX_ITERATIONS, MAX_MESSAGE, Scram
 
 TIM = Credentials("tim", "tanstaaftanstaaf")
@@ -19,7 +29,7 @@ PEOPLE = [
     Credentials("Jörg@büro.example", "Paßwort, größer=besser"),
     Credentials("почта", "пароль"),
     Credentials("o=hai,you", "a,b=c"),
-    Credentials("用户", "密码🔑"),
+    Credentials("用户", "密码"),
 ]
 
 
@@ -40,7 +50,7 @@ def test_plain_has_no_challenge() -> None:
 
 
 @pytest.mark.parametrize("credentials", [Credentials("a\0b", "c"), Credentials("a", "b\0c")])
-def test_plain_can_not_send_nul(credentials) -> None:
+def test_plain_can_not_send_nul(credentials: Credentials) -> None:
     with pytest.raises(LocalProtocolError, match="NUL"):
         Plain(credentials).start()
 
@@ -57,7 +67,7 @@ def test_cram_md5_is_that_of_rfc_2195() -> None:
 
 
 @pytest.mark.parametrize("challenge", [b"", b"x" * (MAX_CRAM_CHALLENGE + 1)])
-def test_cram_md5_refuses_a_strange_challenge(challenge) -> None:
+def test_cram_md5_refuses_a_strange_challenge(challenge: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         CramMd5(TIM).respond(challenge)
 
@@ -75,7 +85,7 @@ def test_cram_md5_takes_no_yes_without_a_challenge() -> None:
 
 
 @pytest.mark.parametrize("prompts", [(b"Username:", b"Password:"), (b"", b""), (b"User Name\0", b"Pass\xff")])
-def test_login_answers_two_prompts_whatever_they_say(prompts) -> None:
+def test_login_answers_two_prompts_whatever_they_say(prompts: tuple[bytes, bytes]) -> None:
     login = Login(TIM)
     assert login.start() is None
     assert login.respond(prompts[0]) == b"tim"
@@ -98,7 +108,7 @@ def test_external_names_the_identity() -> None:
 
 
 @pytest.mark.parametrize("credentials", PEOPLE)
-def test_names_and_passwords_are_utf_8(credentials) -> None:
+def test_names_and_passwords_are_utf_8(credentials: Credentials) -> None:
     user, password = credentials.user.encode(), credentials.password.encode()
     assert Plain(credentials).start() == b"\0" + user + b"\0" + password
     login = Login(credentials)
@@ -146,7 +156,7 @@ def test_scram_sha_256_is_that_of_rfc_7677() -> None:
 
 
 NO_PROOF = [
-    b"v=rmF9pqV8S7suAoZWja4dJRkFsKR=",
+    b"v=smF9pqV8S7suAoZWja4dJRkFsKQ=",
     b"v=AAAAAAAAAAAAAAAAAAAAAAAAAAA=",
     b"v=",
     b"v=!",
@@ -158,7 +168,7 @@ NO_PROOF = [
 
 
 @pytest.mark.parametrize("message", NO_PROOF)
-def test_a_server_that_does_not_know_the_password_is_not_believed(message) -> None:
+def test_a_server_that_does_not_know_the_password_is_not_believed(message: bytes) -> None:
     scram = Scram("SCRAM-SHA-1", USER, NONCE)
     first(scram)
     with pytest.raises(RemoteProtocolError):
@@ -169,7 +179,8 @@ def test_a_server_that_does_not_know_the_password_is_not_believed(message) -> No
 
 def test_yes_before_the_proof_is_not_believed() -> None:
     scram = Scram("SCRAM-SHA-1", USER, NONCE)
-    for step in (scram.start, lambda: scram.respond(SERVER_FIRST)):
+    steps: tuple[Callable[[], bytes | None], ...] = (scram.start, lambda: scram.respond(SERVER_FIRST))
+    for step in steps:
         step()
         with pytest.raises(RemoteProtocolError, match="without the SCRAM-SHA-1 proof"):
             scram.check_end()
@@ -177,7 +188,7 @@ def test_yes_before_the_proof_is_not_believed() -> None:
 
 @pytest.mark.parametrize("error", [b"e=invalid-proof", b"e=unknown-user", b"e=something-new"])
 @pytest.mark.parametrize("stage", ["first", "final"])
-def test_an_error_of_the_server_is_acknowledged_and_never_a_success(error, stage) -> None:
+def test_an_error_of_the_server_is_acknowledged_and_never_a_success(error: bytes, stage: str) -> None:
     scram = Scram("SCRAM-SHA-1", USER, NONCE)
     scram.start()
     if stage == "final":
@@ -204,20 +215,20 @@ WRONG_FIRST = [
 
 
 @pytest.mark.parametrize("message", WRONG_FIRST)
-def test_a_first_message_that_is_wrong_gets_no_proof_of_ours(message) -> None:
+def test_a_first_message_that_is_wrong_gets_no_proof_of_ours(message: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         first(Scram("SCRAM-SHA-1", USER, NONCE), message)
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 4095, MAX_ITERATIONS + 1, 2**31, 10**18])
-def test_iterations_out_of_bounds(iterations) -> None:
+def test_iterations_out_of_bounds(iterations: int) -> None:
     message = SERVER_FIRST.replace(b"4096", b"%d" % iterations)
     with pytest.raises(RemoteProtocolError, match=f"wants {iterations} SCRAM-SHA-1 iterations; allowed are 4096 to"):
         first(Scram("SCRAM-SHA-1", USER, NONCE), message)
 
 
 @pytest.mark.parametrize("iterations", [b"-1", b"", b"4096x", b"0x1000", b"9" * 5000])
-def test_iterations_that_are_no_number(iterations) -> None:
+def test_iterations_that_are_no_number(iterations: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="wants no SCRAM-SHA-1 iterations"):
         first(Scram("SCRAM-SHA-1", USER, NONCE), SERVER_FIRST.replace(b"4096", iterations))
 
@@ -248,24 +259,26 @@ def log_in(name: str, credentials: Credentials, ours: bytes | None, theirs: byte
 
 @pytest.mark.parametrize("credentials", PEOPLE)
 @pytest.mark.parametrize("name", ["SCRAM-SHA-1", "SCRAM-SHA-256"])
-def test_scram_with_names_of_all_kinds(name, credentials) -> None:
+def test_scram_with_names_of_all_kinds(name: str, credentials: Credentials) -> None:
     assert log_in(name, credentials, None, None).done
 
 
 @pytest.mark.parametrize("name", ["SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"])
-def test_scram_plus_binds_the_channel(name) -> None:
+def test_scram_plus_binds_the_channel(name: str) -> None:
     assert Scram(name, USER, NONCE, BINDING).start() == b"p=tls-server-end-point,,n=user,r=" + NONCE.encode()
     assert log_in(name, USER, BINDING, BINDING).done
 
 
 @pytest.mark.parametrize("name", ["SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"])
-def test_scram_plus_through_somebody_in_the_middle_fails(name) -> None:
+def test_scram_plus_through_somebody_in_the_middle_fails(name: str) -> None:
     with pytest.raises(ScramException, match="channel bindings don't match"):
         log_in(name, USER, BINDING, BINDING[::-1])
 
 
-@pytest.mark.parametrize("credentials", [Credentials("a\x07b", "c"), Credentials("a", "b\x7fc")])
-def test_what_saslprep_prohibits_can_not_be_used(credentials) -> None:
+@pytest.mark.parametrize(
+    "credentials", [Credentials("a\x07b", "tr0ub4dor"), Credentials("a", "tr0ub\x7f"), Credentials("a", "🔑")]
+)
+def test_what_saslprep_prohibits_can_not_be_used(credentials: Credentials) -> None:
     with pytest.raises(LocalProtocolError, match="SCRAM-SHA-256 can't be used") as caught:
         Scram("SCRAM-SHA-256", credentials, NONCE)
     assert credentials.password not in str(caught.value)
@@ -275,7 +288,7 @@ def test_what_saslprep_prohibits_can_not_be_used(credentials) -> None:
 
 
 @pytest.mark.parametrize("make", [External, Plain, Login, CramMd5, lambda who: Scram("SCRAM-SHA-1", who, NONCE)])
-def test_no_repr_has_the_password_in_it(make) -> None:
+def test_no_repr_has_the_password_in_it(make: Callable[[Credentials], Mechanism]) -> None:
     who = Credentials("office", "tr0ub4dor", "CORP")
     mechanism = make(who)
     mechanism.start()
