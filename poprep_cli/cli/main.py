@@ -66,9 +66,7 @@ Exit codes: 0 all well (also: no mail), 1 some messages deferred or refused,
     metavar="DIR",
     help="Where state, held mail and badmail are kept. Default: $POPREP_STATE_DIR, else the user's state folder.",
 )
-@click.option(
-    "-v", "--verbose", count=True, help="Tell every step and every message on stderr."
-)
+@click.option("-v", "--verbose", count=True, help="Tell every step and every message on stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on a terminal, and no summary.")
 @click.pass_context
 def cli(ctx: click.Context, config: Path | None, state_dir: Path | None, verbose: int, quiet: bool) -> None:

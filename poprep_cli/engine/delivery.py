@@ -119,7 +119,7 @@ class Delivery:
             job = ready if ready is not None and ready.message is message else self._job(message)
             ahead = peek()
             ready = self._job(ahead) if ahead is not None else None
-            self._deliver(job, ready.letter if ready is not None and not self._is_loop(ready) else None)
+            self._deliver(job, ready.letter if ready is not None and self._is_to_be_sent(ready) else None)
             done(message)
 
     def hold_rest(self, messages: Iterable[Message], why: str) -> None:
@@ -154,7 +154,26 @@ class Delivery:
     def _is_loop(self, job: _Job) -> bool:
         return job.item is None and self.trace is not None and self.trace.is_loop(job.message)
 
+    def _is_undeleted(self, job: _Job) -> bool:
+        """Whether the server shows the very mail again that it said it had deleted."""
+        entry = self._journal.entries.get(job.message.uidl)
+        if job.item is not None or entry is None or entry.status != "deleted":
+            return False
+        message = job.message
+        return bool(entry.fingerprint) and (message.octets, message.fingerprint) == (entry.octets, entry.fingerprint)
+
+    def _is_to_be_sent(self, job: _Job) -> bool:
+        return not self._is_loop(job) and not self._is_undeleted(job)
+
     def _deliver(self, job: _Job, following: Letter | None) -> None:
+        if self._is_undeleted(job):
+            self._journal.record(job.message.uidl, "delivered", clock.stamp(clock.now()))
+            self._note(job.message, "not sent again", "the server lists it still, although it confirmed its deletion")
+            job.message.discard()
+            return
+        known = self._journal.entries.get(job.message.uidl)
+        if job.item is None and known is not None and known.status == "deleted":
+            del self._journal.entries[job.message.uidl]  # the UIDL is used again, for other mail
         if self._is_loop(job):
             self._reject(job, (), "a mail loop: it has been through this connector before")
             return

@@ -60,12 +60,14 @@ def plan(
             continue
         seen.add(listed.uidl)
         entry = entries.get(listed.uidl)
-        if entry is None or entry.status in ("seen", "sending", "oversize"):
+        if entry is None or entry.status in ("seen", "sending", "oversize", "deleted"):
             if 0 < limits.max_message_size < listed.size:
                 oversize.append(Step(listed, f"{listed.size:,} octets, more than limits.max_message_size"))
             elif listed.uidl not in held:
                 in_doubt = entry is not None and entry.status == "sending"
-                fetch.append(Step(listed, "in doubt" if in_doubt else "new", in_doubt))
+                again = entry is not None and entry.status == "deleted"
+                reason = "in doubt" if in_doubt else "deleted, but listed again" if again else "new"
+                fetch.append(Step(listed, reason, in_doubt))
         elif entry.status in ("delivered", "discarded"):
             reason = deletion_due(entry, server_copy, now)
             if reason:

@@ -243,6 +243,7 @@ class _Pass:
         maildrop = self._arrive()
         self.plan = decided = self._decide(maildrop, journal, waiting)
         self._report.new = len(decided.fetch)
+        journal.forget_deleted({listed.uidl for listed in maildrop.listed})
         self._remember_first_sight(journal, decided)
         self._tell_apart(decided)
         if decided.fetch and failure is None and not self._spool_full():

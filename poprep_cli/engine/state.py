@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -126,10 +127,6 @@ class Journal:
             self.skipped += 1
             return
         self._understood = True
-        if found.status == "deleted":
-            # A deletion that the server confirmed is forgotten: the UIDL may be used again for other mail.
-            self.entries.pop(uidl, None)
-            return
         share = self._strings.setdefault
         self.entries[uidl] = Entry(
             share(found.first_seen, found.first_seen),
@@ -147,12 +144,18 @@ class Journal:
         entry = Entry(at, status, at) if old is None else msgspec.structs.replace(old, status=status, at=at)
         for name, value in changes.items():
             setattr(entry, name, value)
-        if status == "deleted":
-            self.entries.pop(uidl, None)
-        else:
-            self.entries[uidl] = entry
+        self.entries[uidl] = entry
         self._pending.append(_encode(uidl, entry))
         return entry
+
+    def forget_deleted(self, listed: Collection[bytes]) -> None:
+        """Forget what was deleted and is listed no more: its UIDL may be used again for other mail.
+
+        What is listed all the same waits for its content to tell: a server that ignores DELE shows the same mail.
+        """
+        gone = [uidl for uidl, entry in self.entries.items() if entry.status == "deleted" and uidl not in listed]
+        for uidl in gone:
+            del self.entries[uidl]
 
     def flush(self) -> None:
         """Hand what was recorded to the operating system, where a kill can't undo it; fsync every 100 ms.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import smtplib
 import ssl
 from base64 import b64encode
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ USER, PASSWORD = "relay", "s3cr:et pass"
 PLAIN = b64encode(f"\0{USER}\0{PASSWORD}".encode())
 
 
-def guarded(**settings) -> SmtpServer:
+def guarded(**settings: Any) -> SmtpServer:
     return SmtpServer(user=USER, password=PASSWORD, **({"auth_in_clear": True} | settings))
 
 

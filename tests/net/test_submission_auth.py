@@ -7,6 +7,7 @@ from base64 import b64decode, b64encode
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -15,6 +16,7 @@ from poprep_cli.config.model import Address, Smtp, TlsSettings
 from poprep_cli.embedded.deliveries import without_trace
 from poprep_cli.embedded.smtp import SmtpFaults, SmtpServer
 from poprep_cli.embedded.smtp_auth import RESPONSE
+from poprep_cli.embedded.smtp_faults import Stage
 from poprep_cli.errors import (
     AuthenticationFailed,
     ConnectionFailed,
@@ -36,8 +38,8 @@ PLAIN = b64encode(f"\0{USER}\0{PASSWORD}".encode())
 REFUSED = b"535 5.7.8 no\r\n"
 
 
-def guarded(*mechanisms: str, clear: bool = True, **settings) -> SmtpServer:
-    chosen = {"mechanisms": mechanisms} if mechanisms else {}
+def guarded(*mechanisms: str, clear: bool = True, **settings: Any) -> SmtpServer:
+    chosen: dict[str, Any] = {"mechanisms": mechanisms} if mechanisms else {}
     return SmtpServer(user=USER, password=PASSWORD, auth_in_clear=clear, **chosen, **settings)
 
 
@@ -46,12 +48,12 @@ def refusing(*prefixes: bytes, reply: bytes = REFUSED) -> SmtpFaults:
     return SmtpFaults(replies={"auth": lambda said: reply if said.startswith(prefixes) else None})
 
 
-def opened(server: SmtpServer, password: str = PASSWORD, user: str = USER, **changes) -> Submission:
-    defaults = {"addresses": (Address("127.0.0.1", server.port),), "tls": "off", "timeout": 2.0}
+def opened(server: SmtpServer, password: str = PASSWORD, user: str = USER, **changes: Any) -> Submission:
+    defaults: dict[str, Any] = {"addresses": (Address("127.0.0.1", server.port),), "tls": "off", "timeout": 2.0}
     return Submission.open(Smtp(**(defaults | changes)), Stop(), Credentials(user, password))
 
 
-def logs_in(server: SmtpServer, **changes) -> None:
+def logs_in(server: SmtpServer, **changes: Any) -> None:
     """Assert that the login succeeds, and that mail may be sent then."""
     with server:
         session = opened(server, **changes)
@@ -59,7 +61,7 @@ def logs_in(server: SmtpServer, **changes) -> None:
         session.quit()
 
 
-def fails(server: SmtpServer, error: type[PoprepError], password: str = PASSWORD, **changes) -> PoprepError:
+def fails(server: SmtpServer, error: type[PoprepError], password: str = PASSWORD, **changes: Any) -> PoprepError:
     """Return the error with which the login fails: it names the server and has no secret in it."""
     with server, pytest.raises(PoprepError) as caught:
         opened(server, password, **changes)
@@ -188,7 +190,7 @@ def test_a_server_that_echoes_what_it_got(mechanism: str) -> None:
 
 @pytest.mark.parametrize("stage", ["auth", "auth-response"])
 @pytest.mark.parametrize("reply", [b"454 4.7.0 not now\r\n", b"421 4.3.2 closing\r\n"])
-def test_a_refusal_for_now_is_no_wrong_password(stage: str, reply: bytes) -> None:
+def test_a_refusal_for_now_is_no_wrong_password(stage: Stage, reply: bytes) -> None:
     server = guarded("CRAM-MD5", "PLAIN", faults=SmtpFaults(replies={stage: reply}))
     error = fails(server, TemporaryReplyError)
     assert error.exit_code == ExitCode.TEMPFAIL
@@ -198,7 +200,9 @@ def test_a_refusal_for_now_is_no_wrong_password(stage: str, reply: bytes) -> Non
 
 
 def test_a_server_that_has_had_enough_after_a_refusal() -> None:
-    replies = {"auth": lambda said: b"421 4.7.0 too many errors\r\n" if said.startswith(b"PLAIN") else REFUSED}
+    replies: dict[Stage, Any] = {
+        "auth": lambda said: b"421 4.7.0 too many errors\r\n" if said.startswith(b"PLAIN") else REFUSED
+    }
     text = str(fails(guarded(faults=SmtpFaults(replies=replies)), AuthenticationFailed))
     assert "535 5.7.8 no" in text
     assert "421 4.7.0" in text
@@ -215,8 +219,8 @@ def test_a_server_that_hangs_up_after_a_refusal() -> None:
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
 @pytest.mark.parametrize("fault", ["drop", "hang"])
 def test_a_line_that_breaks_in_the_exchange(mechanism: str, fault: str) -> None:
-    stage = "auth" if mechanism == "PLAIN" else "auth-response"
-    server = guarded(mechanism, faults=SmtpFaults(**{fault: stage}))
+    stage: Stage = "auth" if mechanism == "PLAIN" else "auth-response"
+    server = guarded(mechanism, faults=SmtpFaults(drop=stage) if fault == "drop" else SmtpFaults(hang=stage))
     error = fails(server, ConnectionFailed, timeout=0.3)
     assert error.exit_code == ExitCode.TEMPFAIL
 
@@ -233,13 +237,13 @@ def test_a_line_that_breaks_in_the_exchange(mechanism: str, fault: str) -> None:
         ("LOGIN", {"auth-response": b"334 VXNlcm5hbWU6\r\n"}),
     ],
 )
-def test_nonsense_in_the_exchange(mechanism: str, replies: dict[str, bytes]) -> None:
+def test_nonsense_in_the_exchange(mechanism: str, replies: dict[Stage, bytes]) -> None:
     error = fails(guarded(mechanism, faults=SmtpFaults(replies=replies)), RemoteProtocolError)
     assert error.exit_code == ExitCode.PROTOCOL
 
 
 @pytest.mark.parametrize("faults", [{"announce": (b"PIPELINING",)}, {"refuse_ehlo": True}])
-def test_a_server_without_auth(faults: dict) -> None:
+def test_a_server_without_auth(faults: dict[str, Any]) -> None:
     server = guarded(faults=SmtpFaults(**faults))
     error = fails(server, AuthenticationFailed)
     assert "does not announce AUTH on a line without TLS" in str(error)
@@ -317,7 +321,9 @@ def test_inside_tls(pki: Pki, mechanism: str) -> None:
         ({}, False, TlsError),
     ],
 )
-def test_no_credential_before_required_tls(pki: Pki, faults: dict, trusted: bool, error: type[PoprepError]) -> None:
+def test_no_credential_before_required_tls(
+    pki: Pki, faults: dict[str, Any], trusted: bool, error: type[PoprepError]
+) -> None:
     context = pki.context if trusted else pki.stranger
     server = guarded(context=context, faults=SmtpFaults(**faults))
     fails(server, error, tls="required", tls_settings=pki.trusting)
@@ -327,7 +333,7 @@ def test_no_credential_before_required_tls(pki: Pki, faults: dict, trusted: bool
 
 def test_auth_announced_before_tls_is_void(pki: Pki) -> None:
     """What is announced in the clear counts for nothing inside TLS."""
-    replies = {"ehlo": b"250-x\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n"}
+    replies: dict[Stage, Any] = {"ehlo": b"250-x\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n"}
     server = guarded("LOGIN", context=pki.context, faults=SmtpFaults(replies=replies, only={"ehlo": {1}}))
     logs_in(server, tls="required", tls_settings=pki.trusting)
     nothing_leaked(server)

@@ -49,6 +49,21 @@ def test_deletion_goes_wrong(world: World, trouble: Trouble) -> None:
     assert world.pop3.retrieved == read
 
 
+def test_a_server_that_only_says_that_it_deletes(world: World) -> None:
+    world.letters(2)
+    world.pop3.faults = Pop3Faults(dele="ignore")
+    world.poll().ended(0)
+    assert world.statuses() == dict.fromkeys(("u1", "u2"), "deleted")
+    for _ in range(3):
+        said = world.poll()
+        said.ended(0, *(f"message u{number}: not sent again: the server lists it still" for number in (1, 2)))
+        assert world.arrived == world.sent
+    world.heal()
+    world.poll()
+    assert world.left == []
+    assert world.arrived == world.sent
+
+
 def test_a_uidl_that_is_used_again_for_other_mail(world: World) -> None:
     for number in range(1, 4):
         world.sent.append(letter(number))
