@@ -137,7 +137,8 @@ class _Login:
 
 def _masked(reply: Reply, command: Command, password: str) -> Reply:
     """Return a reply without what servers echo: the password, and the response that was sent, in base64 and as it was."""
-    sent = command.line.split()[-1] if command.line.count(b" ") != 1 else b""
+    words = command.line.split()
+    sent = words[-1] if words and len(words) != 2 else b""  # "AUTH NAME" has no response in it, an empty one no word
     secrets = {password.encode(), b64encode(password.encode()), sent} - {b"", b"*", b"="}
     lines = list(reply.lines)
     for secret in sorted(secrets, key=len, reverse=True):
