@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import msgspec
 from msgspec.structs import fields
 
+from poprep_cli.protocol.sasl.methods import POP3_DEFAULT, SMTP_DEFAULT, Pop3Method, SmtpMethod
+
 
 class Form(Enum):
     """What `load` does with a text besides checking it, written into its type."""
@@ -32,31 +34,6 @@ _ADDRESS = f"{_LOCAL}@{_DOMAIN}"
 
 Tls = Literal["required", "wanted", "off"]
 ClearText = Literal["encrypted-only", "allow"]
-Pop3Mechanism = Literal[
-    "external",
-    "scram-sha-256-plus",
-    "scram-sha-256",
-    "scram-sha-1-plus",
-    "scram-sha-1",
-    "cram-md5",
-    "ntlm",
-    "msn",
-    "apop",
-    "plain",
-    "login",
-    "user",
-]
-SmtpMechanism = Literal[
-    "external",
-    "scram-sha-256-plus",
-    "scram-sha-256",
-    "scram-sha-1-plus",
-    "scram-sha-1",
-    "cram-md5",
-    "ntlm",
-    "plain",
-    "login",
-]
 Detection = Literal["capa", "auth", "welcome"]
 Switch = Literal["auto", "off"]
 SubmissionProtocol = Literal["smtp", "lmtp"]
@@ -162,19 +139,7 @@ class Pop3(msgspec.Struct, frozen=True, kw_only=True):
     tls_settings: TlsSettings = TlsSettings()
     user: Text
     password: Secret
-    auth: Annotated[tuple[Pop3Mechanism, ...], msgspec.Meta(min_length=1)] = (
-        "scram-sha-256-plus",
-        "scram-sha-256",
-        "scram-sha-1-plus",
-        "scram-sha-1",
-        "cram-md5",
-        "ntlm",
-        "msn",
-        "apop",
-        "plain",
-        "login",
-        "user",
-    )
+    auth: Annotated[tuple[Pop3Method, ...], msgspec.Meta(min_length=1)] = POP3_DEFAULT
     detect: tuple[Detection, ...] = ("capa", "auth", "welcome")
     clear_text: ClearText = "encrypted-only"
     domain: str = ""
@@ -191,16 +156,7 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
     tls_settings: TlsSettings = TlsSettings()
     user: Text | None = None
     password: Secret | None = None
-    auth: Annotated[tuple[SmtpMechanism, ...], msgspec.Meta(min_length=1)] = (
-        "scram-sha-256-plus",
-        "scram-sha-256",
-        "scram-sha-1-plus",
-        "scram-sha-1",
-        "cram-md5",
-        "ntlm",
-        "plain",
-        "login",
-    )
+    auth: Annotated[tuple[SmtpMethod, ...], msgspec.Meta(min_length=1)] = SMTP_DEFAULT
     clear_text: ClearText = "encrypted-only"
     protocol: SubmissionProtocol = "smtp"
     helo: Helo | None = None

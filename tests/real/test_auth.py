@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from poprep_cli.config.model import Address, Pop3, Pop3Mechanism, Secret, Smtp, SmtpMechanism, TlsSettings
+from poprep_cli.config.model import Address, Pop3, Secret, Smtp, TlsSettings
 from poprep_cli.errors import AuthenticationFailed
 from poprep_cli.net.detect import NO_MEMORY, Memory
 from poprep_cli.net.link import Link
@@ -19,6 +19,7 @@ from poprep_cli.net.stream import Stream
 from poprep_cli.net.submission import Submission
 from poprep_cli.protocol.pop3 import QUIT, Command
 from poprep_cli.protocol.sasl.mechanism import Credentials
+from poprep_cli.protocol.sasl.methods import Pop3Method, SmtpMethod
 from tests.real.dovecot import Dovecot
 from tests.real.postfix import Postfix
 
@@ -39,8 +40,8 @@ service auth {
   }
 }
 """
-METHODS: tuple[Pop3Mechanism, ...] = ("scram-sha-256", "scram-sha-1", "cram-md5", "apop", "plain", "login", "user")
-SMTP_METHODS: tuple[SmtpMechanism, ...] = ("scram-sha-256", "scram-sha-1", "cram-md5", "plain", "login")
+METHODS: tuple[Pop3Method, ...] = ("scram-sha-256", "scram-sha-1", "cram-md5", "apop", "plain", "login", "user")
+SMTP_METHODS: tuple[SmtpMethod, ...] = ("scram-sha-256", "scram-sha-1", "cram-md5", "plain", "login")
 REVERSIBLE = ("plain", "login", "user")
 
 
@@ -101,7 +102,7 @@ def enter(pop3: Pop3, password: str, memory: Memory = NO_MEMORY) -> Session:
 @pytest.mark.usefixtures("distant")
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_alone_over_stls(dovecot: Dovecot, method: Pop3Mechanism, user: str) -> None:
+def test_each_method_alone_over_stls(dovecot: Dovecot, method: Pop3Method, user: str) -> None:
     session = enter(settings(dovecot, user, auth=(method,)), USERS[user])
     assert session.method == method
     assert session.failures == []
@@ -110,14 +111,14 @@ def test_each_method_alone_over_stls(dovecot: Dovecot, method: Pop3Mechanism, us
 
 @pytest.mark.usefixtures("distant")
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_alone_with_tls_at_connect(dovecot: Dovecot, method: Pop3Mechanism) -> None:
+def test_each_method_alone_with_tls_at_connect(dovecot: Dovecot, method: Pop3Method) -> None:
     pop3 = settings(dovecot, auth=(method,), ssl=True, address=Address("127.0.0.1", dovecot.ssl_port))
     assert enter(pop3, USERS["joe"]).method == method
 
 
 @pytest.mark.usefixtures("distant")
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in REVERSIBLE])
-def test_methods_that_keep_the_password_work_in_the_clear(dovecot: Dovecot, method: Pop3Mechanism) -> None:
+def test_methods_that_keep_the_password_work_in_the_clear(dovecot: Dovecot, method: Pop3Method) -> None:
     session = enter(settings(dovecot, auth=(method,), tls="off", tls_settings=TlsSettings()), USERS["joe"])
     assert session.method == method
     assert not session.link.stream.tls
@@ -126,7 +127,7 @@ def test_methods_that_keep_the_password_work_in_the_clear(dovecot: Dovecot, meth
 @pytest.mark.usefixtures("distant")
 @pytest.mark.parametrize("method", REVERSIBLE)
 def test_methods_that_tell_the_password_need_leave_in_the_clear(
-    dovecot: Dovecot, method: Pop3Mechanism, sent: list[list[str]]
+    dovecot: Dovecot, method: Pop3Method, sent: list[list[str]]
 ) -> None:
     pop3 = settings(dovecot, auth=(method,), tls="off", tls_settings=TlsSettings())
     with pytest.raises(AuthenticationFailed, match="not encrypted"):
@@ -137,7 +138,7 @@ def test_methods_that_tell_the_password_need_leave_in_the_clear(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_wrong_password_alone(dovecot: Dovecot, method: Pop3Mechanism) -> None:
+def test_a_wrong_password_alone(dovecot: Dovecot, method: Pop3Method) -> None:
     with pytest.raises(AuthenticationFailed, match=f"refused the login of joe: {method} ") as caught:
         enter(settings(dovecot, auth=(method,)), "not-that-one")
     assert "not-that-one" not in str(caught.value)
@@ -151,7 +152,7 @@ def test_a_wrong_password_with_everything_enabled(dovecot: Dovecot, sent: list[l
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_user_that_is_unknown(dovecot: Dovecot, method: Pop3Mechanism) -> None:
+def test_a_user_that_is_unknown(dovecot: Dovecot, method: Pop3Method) -> None:
     with pytest.raises(AuthenticationFailed):
         enter(msgspec.structs.replace(settings(dovecot, auth=(method,)), user="nobody"), "x")
 
@@ -201,13 +202,13 @@ def submission(postfix: Postfix, user: str, password: str, **changes: Any) -> No
 @pytest.mark.usefixtures("distant")
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("method", SMTP_METHODS)
-def test_each_method_alone_over_starttls(postfix: Postfix, method: SmtpMechanism, user: str) -> None:
+def test_each_method_alone_over_starttls(postfix: Postfix, method: SmtpMethod, user: str) -> None:
     submission(postfix, user, USERS[user], auth=(method,))
 
 
 @pytest.mark.usefixtures("distant")
 @pytest.mark.parametrize("method", SMTP_METHODS)
-def test_each_method_alone_in_the_clear(postfix: Postfix, method: SmtpMechanism) -> None:
+def test_each_method_alone_in_the_clear(postfix: Postfix, method: SmtpMethod) -> None:
     clear: dict[str, Any] = {"auth": (method,), "tls": "off", "tls_settings": TlsSettings()}
     if method in REVERSIBLE:
         with pytest.raises(AuthenticationFailed, match="not encrypted"):
@@ -217,7 +218,7 @@ def test_each_method_alone_in_the_clear(postfix: Postfix, method: SmtpMechanism)
 
 
 @pytest.mark.parametrize("auth", [*((method,) for method in SMTP_METHODS), SMTP_METHODS])
-def test_a_wrong_password_on_smtp(postfix: Postfix, auth: tuple[SmtpMechanism, ...]) -> None:
+def test_a_wrong_password_on_smtp(postfix: Postfix, auth: tuple[SmtpMethod, ...]) -> None:
     with pytest.raises(AuthenticationFailed, match="joe") as caught:
         submission(postfix, "joe", "not-that-one", auth=auth)
     assert "not-that-one" not in f"{caught.value} {caught.value.hint}"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 # Most secure first. EXTERNAL needs a client certificate and must be switched on by name.
-ORDER = (
+Pop3Method = Literal[
     "external",
     "scram-sha-256-plus",
     "scram-sha-256",
@@ -22,9 +23,21 @@ ORDER = (
     "plain",
     "login",
     "user",
-)
-POP3_DEFAULT = ORDER[1:]
-SMTP_DEFAULT = tuple(name for name in POP3_DEFAULT if name not in ("msn", "apop", "user"))
+]
+SmtpMethod = Literal[
+    "external",
+    "scram-sha-256-plus",
+    "scram-sha-256",
+    "scram-sha-1-plus",
+    "scram-sha-1",
+    "cram-md5",
+    "ntlm",
+    "plain",
+    "login",
+]
+ORDER: tuple[Pop3Method, ...] = get_args(Pop3Method)
+POP3_DEFAULT: tuple[Pop3Method, ...] = ORDER[1:]
+SMTP_DEFAULT: tuple[SmtpMethod, ...] = get_args(SmtpMethod)[1:]
 REVERSIBLE = frozenset(("plain", "login", "user"))  # who listens, or keeps the log, has the password
 SASL = frozenset(ORDER) - {"apop", "user"}
 
