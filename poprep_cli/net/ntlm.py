@@ -5,6 +5,7 @@ On Windows an empty user means the account that runs the task.
 
 from __future__ import annotations
 
+import os
 import struct
 
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
@@ -24,6 +25,10 @@ class Ntlm:
 
         Raises LocalProtocolError if this system can't do NTLM.
         """
+        if os.environ.get("LM_COMPAT_LEVEL", "3") not in ("3", "4", "5"):
+            raise LocalProtocolError(
+                "LM_COMPAT_LEVEL in the environment asks for NTLMv1, which gives the password away"
+            )
         import spnego
         from spnego.channel_bindings import GssChannelBindings
         from spnego.exceptions import SpnegoError

@@ -10,7 +10,7 @@ import spnego
 from spnego.channel_bindings import GssChannelBindings
 from spnego.exceptions import SpnegoError
 
-from poprep_cli.errors import RemoteProtocolError
+from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
 from poprep_cli.net.ntlm import MAX_CHALLENGE, Ntlm, split_user
 from poprep_cli.protocol.sasl.mechanism import Credentials
 
@@ -169,3 +169,15 @@ def test_no_repr_has_the_password_in_it(server: spnego.ContextProxy) -> None:
     ntlm = Ntlm("NTLM", OFFICE)
     answer_to(server, ntlm)
     assert PASSWORD not in f"{ntlm!r} {ntlm!s}"
+
+
+@pytest.mark.parametrize("level", ["0", "1", "2", "high"])
+def test_the_environment_cannot_lower_it_to_ntlmv1(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LM_COMPAT_LEVEL", level)
+    with pytest.raises(LocalProtocolError, match="LM_COMPAT_LEVEL"):
+        Ntlm("NTLM", OFFICE)
+
+
+def test_a_level_of_ntlmv2_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LM_COMPAT_LEVEL", "5")
+    assert Ntlm("NTLM", OFFICE).start()
