@@ -31,11 +31,6 @@ class Plan:
     oversize: tuple[Step, ...]
     unusable: tuple[Step, ...]
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self.fetch or self.delete or self.verify)
-
 
 def plan(
     listing: Sequence[Listed],

@@ -18,8 +18,6 @@ _SIGNATURE = b"NTLMSSP\0\x02\0\0\0"
 class Ntlm:
     """One NTLM exchange, under the name NTLM or MSN."""
 
-    reversible = False
-
     def __init__(self, name: str, credentials: Credentials, channel_binding: bytes | None = None) -> None:
         """Prepare the exchange. `channel_binding` is the tls-server-end-point data (RFC 5929 4), where there is TLS.
 

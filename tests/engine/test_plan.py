@@ -67,7 +67,7 @@ def test_the_server_copy(leave, days, delivered, age, deleted, status) -> None:
     found = decide(listing(b"u"), {b"u": entry(status, days=age)}, server_copy=server_copy)
     assert numbers(found.delete) == ([1] if deleted else [])
     assert not found.fetch
-    assert found.is_empty is not deleted
+    assert not found.verify
 
 
 @pytest.mark.parametrize("status", sorted(STATUSES - {"delivered", "discarded"}))
@@ -84,7 +84,7 @@ def test_what_is_not_delivered_is_never_deleted(status, server_copy) -> None:
 def test_what_came_short_is_read_again_before_it_is_deleted(server_copy) -> None:
     found = decide(listing(b"u"), {b"u": entry(short=True)}, server_copy=server_copy)
     assert (numbers(found.verify), numbers(found.delete)) == ([1], [])
-    assert not found.is_empty
+    assert found.verify
 
 
 def test_a_first_sight_that_is_no_time_deletes_nothing() -> None:
@@ -118,7 +118,8 @@ def test_what_is_fetched(status, fetched, in_doubt) -> None:
 
 
 def test_what_waits_in_the_spool_is_not_fetched() -> None:
-    assert decide(listing(b"u"), {b"u": entry("sending")}, held=(b"u",)).is_empty
+    found = decide(listing(b"u"), {b"u": entry("sending")}, held=(b"u",))
+    assert (found.fetch, found.delete, found.verify) == ((), (), ())
 
 
 def test_uidls_that_tell_nothing_apart() -> None:

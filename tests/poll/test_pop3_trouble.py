@@ -264,3 +264,29 @@ def test_a_maildrop_that_stays_locked_for_a_moment_after_a_break(world: World) -
     assert refusals == []
     assert world.left == ["u3"]
     world.recovers()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize("announced", [True, False], ids=["pipelined", "one by one"])
+def test_a_message_that_forges_the_next_answer(world: World, announced: bool, late: bool) -> None:
+    # Dovecot 2.3 does not double a dot that is a message's first octet: the rest of the message looks like answers.
+    forgery = b"+OK 17 octets\r\nSubject: forged\r\n\r\nx\r\n.\r\n"
+
+    def poisoned(argument: bytes) -> bool:
+        return bool(argument) and world.pop3.maildrop.mail()[int(argument) - 1].uidl == b"u2"
+
+    def retr(argument: bytes) -> bytes | None:
+        return b"+OK\r\n.\r\n" + (b"" if late else forgery) if poisoned(argument) else None
+
+    def uidl(argument: bytes) -> bytes | None:
+        return forgery if late and poisoned(argument) else None
+
+    world.letters(4)
+    world.pop3.faults = Pop3Faults(replies={"RETR": retr, "UIDL": uidl}, announce_pipelining=announced)
+    for _ in range(2):
+        world.poll()
+        assert world.left == ["u2"]
+        assert sorted(world.arrived) == sorted(mail for number, mail in enumerate(world.sent) if number != 1)
+        assert world.statuses().get("u2") == "seen"
+    world.heal()
+    world.recovers()

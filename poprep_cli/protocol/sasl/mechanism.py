@@ -24,11 +24,10 @@ class Credentials:
 class Mechanism(Protocol):
     """One exchange in progress. Octets are raw: base64 is the protocol's affair (RFC 4422 4).
 
-    `name` is what AUTH names; `reversible` says that the server's log or a listener learns the password.
+    `name` is what AUTH names.
     """
 
     name: str
-    reversible: bool
 
     def start(self) -> bytes | None:
         """Return the initial response, or None where the server speaks first."""
@@ -50,7 +49,6 @@ class External:
 
     credentials: Credentials
     name: str = "EXTERNAL"
-    reversible: bool = False
 
     def start(self) -> bytes | None:
         """Return the authorization identity."""
@@ -77,7 +75,6 @@ class Plain:
 
     credentials: Credentials
     name: str = "PLAIN"
-    reversible: bool = True
 
     def start(self) -> bytes | None:
         """Return the message."""
@@ -104,7 +101,6 @@ class Login:
 
     credentials: Credentials
     name: str = "LOGIN"
-    reversible: bool = True
     _asked: int = 0
 
     def start(self) -> bytes | None:
@@ -135,7 +131,6 @@ class CramMd5:
 
     credentials: Credentials
     name: str = "CRAM-MD5"
-    reversible: bool = False
     _answered: bool = False
 
     def start(self) -> bytes | None:

@@ -21,8 +21,6 @@ _ITERATIONS = re.compile(r"(?:^|,)i=([0-9]{1,20})(?:,|$)")
 class Scram:
     """One SCRAM exchange. `name` is one of SCRAM-SHA-1, SCRAM-SHA-256, or these with -PLUS."""
 
-    reversible = False
-
     def __init__(
         self,
         name: str,
