@@ -176,12 +176,15 @@ class _Pass:
         try:
             maildrop.listing()
             return maildrop
-        except (ConnectionFailed, RemoteProtocolError):
+        except (ConnectionFailed, RemoteProtocolError) as error:
             if not maildrop.pipelining:
                 raise
             maildrop.close()
             self._stop.check()
-        maildrop = self._enter_again()
+            try:
+                maildrop = self._enter_again()
+            except TemporaryReplyError:
+                raise error from None  # a maildrop that is still locked is only what followed from it
         maildrop.listing()
         return maildrop
 
