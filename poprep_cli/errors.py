@@ -89,6 +89,13 @@ class StateLocked(StateError):  # noqa: N818 - the name of a condition, not of a
     reason = "locked"
 
 
+class UidlStorm(PoprepError):  # noqa: N818 - the name of an event
+    """Most known messages are gone and there are others, which may be the same ones under new UIDLs."""
+
+    exit_code = ExitCode.TEMPFAIL
+    reason = "uidl-storm"
+
+
 class ConnectionFailed(PoprepError):  # noqa: N818 - the name of an event
     """The network failed: no address, refused, timed out, or dropped in the middle."""
 
@@ -119,10 +126,17 @@ class RemoteProtocolError(PoprepError):
 
 
 class AuthenticationFailed(PoprepError):  # noqa: N818 - the name of an event
-    """The server refused the credentials, or no enabled method could be used."""
+    """The server refused the credentials, or no enabled method could be used.
+
+    `rejected_by` is the protocol, POP3 or SMTP, on which credentials were sent and refused; "" if none were sent.
+    """
 
     exit_code = ExitCode.NOPERM
     reason = "authentication"
+
+    def __init__(self, message: str, *, hint: str | None = None, rejected_by: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.rejected_by = rejected_by
 
 
 class ReplyError(PoprepError):

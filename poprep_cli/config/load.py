@@ -14,12 +14,14 @@ from msgspec.structs import replace
 
 from poprep_cli.config import secrets
 from poprep_cli.config.model import (
+    NO_SECRET,
     Address,
     Config,
     Connector,
     Form,
     Key,
     Pop3,
+    Routing,
     Smtp,
     TlsSettings,
     dotted,
@@ -30,11 +32,18 @@ from poprep_cli.config.model import (
 )
 from poprep_cli.config.values import NotAllowedError, allowed, bare_type, converted, shown
 from poprep_cli.errors import ConfigError
+from poprep_cli.protocol.sasl.methods import POP3_DEFAULT
 
+ON_WINDOWS = os.name == "nt"
 FILE_SIZE_LIMIT = 64 * 1024 * 1024  # octets; 1,000 connectors need half a MiB
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _PORTS = {"pop3": (110, 995), "smtp": (25, 465), "lmtp": (24, 24)}  # without and with TLS at connect
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_LITERAL = re.compile(r"\[[0-9a-z:.]+\]")
+_IN_LABELS = "-\u00b7\u200c\u200d\u30fb"  # besides letters, marks and digits (RFC 5892 2.6)
+_BY_SOURCE_DOMAIN = ("target_domain", "headers", "trusted_header", "prefix", "no_match")
+_BY_SRS = ("srs_domain", "srs_secret")
 _NAME_ALLOWED = "1 to 64 of A-Z a-z 0-9 . _ - with a letter or digit in front"
 
 Where = tuple[str, ...]
@@ -119,6 +128,31 @@ def accepts(kind: object, value: object) -> bool:
     except NotAllowedError:
         return False
     return True
+
+
+def is_domain(text: str) -> bool:
+    """Return whether a text is a domain of A-labels (RFC 5890), or has such a form, or is an address literal.
+
+    A dot at the end is allowed. Lengths are those of RFC 1035: 63 octets a label, 253 the whole.
+    """
+    name = text.lower()
+    if len(name) > 254 or _LITERAL.fullmatch(name):
+        return len(name) <= 254
+    labels = [_a_label(label) for label in name.removesuffix(".").split(".")]
+    return len(".".join(labels)) <= 253 and all(map(_LABEL.fullmatch, labels))
+
+
+def _a_label(label: str) -> str:
+    if label.isascii():
+        return label
+    import unicodedata
+
+    label = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).lower())
+    if label.isascii():
+        return label
+    if any(unicodedata.category(char)[0] not in "LMN" and char not in _IN_LABELS for char in label):
+        return ""
+    return "xn--" + label.encode("punycode").decode("ascii")
 
 
 def _syntax_fault(message: str, text: str) -> Fault:
@@ -217,10 +251,14 @@ class _Reading:
         except NotAllowedError as error:
             self.fault(where, str(error))
             return _WRONG
-        if Form.FILE in bare_type(key.type)[1]:
+        form = bare_type(key.type)[1]
+        if Form.FILE in form or Form.FOLDER in form:
             value = str(self.path.parent / os.path.expanduser(value))  # noqa: PTH111 - leaves an unknown ~user alone
-            if not os.path.isfile(value):  # noqa: PTH113 - False, not an exception, for what is no file name
+            if Form.FILE in form and not os.path.isfile(value):  # noqa: PTH113 - False, not an exception, for what is no file name
                 self.fault(where, f"there is no file {quoted(value)}; allowed: {allowed(key.type)}")
+        if Form.DOMAIN in form and value and not is_domain(value):
+            self.fault(where, f"{shown(value)} is not allowed; allowed: {allowed(key.type)}")
+            return _WRONG
         return value
 
     def unknown(self, name: str, where: Where, allowed: tuple[str, ...]) -> str:
@@ -239,7 +277,51 @@ class _Reading:
         values = self.values(kind, where, raw)
         if kind is Pop3:
             self.server(values, dict.fromkeys(values, where), "pop3")
+            self.account(values, where)
+        elif kind is Routing and isinstance(raw, dict):
+            self.recipients(values, where)
+            self.rewriting(values, where)
         return self.made(kind, where, values)
+
+    def recipients(self, values: Mapping[str, Any], where: Where) -> None:
+        """Check that there is somebody to send to, and that no key is without effect for want of a source domain."""
+        routed = values.get("source_domain")
+        for name in () if routed else _BY_SOURCE_DOMAIN:
+            if values.get(name, _WRONG) not in (_WRONG, keys(Routing)[name].default):
+                text = "this key is of no use alone; needed: source_domain, the domain of the recipients in the header"
+                self.fault((*where, name), text, incomplete=True)
+        if values.get("send_to") or (routed and values.get("no_match", "send_to") != "send_to"):
+            return
+        others = ', or no_match = "badmail", "discard" or "hold"' if routed else ""
+        flaw = "an empty list is not allowed" if "send_to" in values else "missing"
+        needed = f"{allowed(keys(Routing)['send_to'].type)}{others}"
+        self.fault((*where, "send_to"), f"{flaw}; needed: {needed}", incomplete=True)
+
+    def rewriting(self, values: Mapping[str, Any], where: Where) -> None:
+        """Check that the keys of the Sender Rewriting Scheme are there exactly if it is used."""
+        sender = values.get("sender", "keep")
+        for name in () if sender is _WRONG else _BY_SRS:
+            value = values.get(name)
+            if sender == "srs" and not value:
+                needed = allowed(keys(Routing)[name].type).removesuffix("; empty: none")
+                self.fault((*where, name), f'missing; needed with sender = "srs": {needed}', incomplete=True)
+            elif sender != "srs" and value and value is not _WRONG:
+                text = 'this key is of no use alone; needed: sender = "srs"'
+                self.fault((*where, name), text, incomplete=True)
+
+    def account(self, values: dict[str, Any], where: Where) -> None:
+        """Let the account that runs the task log in without a name: on Windows, and by nothing but NTLM."""
+        if values.get("user") != "":
+            return
+        auth = values.get("auth", POP3_DEFAULT)
+        if not ON_WINDOWS or (auth is not _WRONG and not set(auth) <= {"ntlm", "msn"}):
+            usual = allowed(keys(Pop3)["user"].type)
+            text = f'{quoted("")} is not allowed; allowed: {usual}, or on Windows, with auth of "ntlm" and "msn" only, an empty one'
+            self.fault((*where, "user"), text)
+        elif "password" in values:
+            text = "an empty user is the account that runs the task, which has logged in already; allowed: no password"
+            self.fault((*where, "password"), text)
+        values.setdefault("password", NO_SECRET)
 
     def smtp(self, values: Mapping[str, Any], origin: Mapping[str, Where], where: Where) -> Smtp | None:
         values = dict(values)

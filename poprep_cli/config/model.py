@@ -18,19 +18,24 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import msgspec
 from msgspec.structs import fields
 
-from poprep_cli.protocol.sasl.methods import POP3_DEFAULT, SMTP_DEFAULT, Pop3Method, SmtpMethod
+from poprep_cli.protocol.sasl.methods import POP3_DEFAULT, SMTP_DEFAULT, WORKSTATION, Pop3Method, SmtpMethod
 
 
 class Form(Enum):
     """What `load` does with a text besides checking it, written into its type."""
 
     FILE = "a file that must exist, relative to the configuration's folder; becomes an absolute path"
+    FOLDER = "a folder that need not exist, relative to the configuration's folder; becomes an absolute path"
     FINGERPRINT = "colons are dropped and letters become small"
+    DOMAIN = "a domain that has A-labels (RFC 5890), within the lengths of RFC 1035"
 
 
 _DOMAIN = r"(?:[\w](?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)*|\[[0-9A-Za-z:.]+\])"
 _LOCAL = r"(?:[^\s<>@\"(),:;\\\[\]\x00-\x1f\x7f-\x9f]+|\"[^\s<>\"\\\x00-\x1f\x7f-\x9f]+\")"  # RFC 5321 4.1.2, RFC 6531
 _ADDRESS = f"{_LOCAL}@{_DOMAIN}"
+_FIELD_NAME = "[!-9;-~]+"  # RFC 5322 3.6.8
+
+DEFAULT_HEADERS = ("Delivered-To", "X-Original-To", "Envelope-To", "X-Envelope-To", "To", "Cc", "Bcc")
 
 Tls = Literal["required", "wanted", "off"]
 ClearText = Literal["encrypted-only", "allow"]
@@ -38,22 +43,47 @@ Detection = Literal["capa", "auth", "welcome"]
 Switch = Literal["auto", "off"]
 SubmissionProtocol = Literal["smtp", "lmtp"]
 TlsVersion = Literal["1.0", "1.1", "1.2", "1.3"]
+NoMatch = Literal["send_to", "badmail", "discard", "hold"]
 
 Text = Annotated[str, msgspec.Meta(min_length=1, description="a text that is not empty")]
+Account = Annotated[str, msgspec.Meta(description="a text that is not empty")]  # but for the one case that `load` knows
+Workstation = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A[^\s\x00-\x1f\x7f\\/:*?\"<>|]{0,63}\Z",
+        description='the name of a computer, up to 63 characters without spaces and \\ / : * ? " < > |; empty: none is sent',
+    ),
+]
 MailAddress = Annotated[
     str,
     msgspec.Meta(
-        pattern=rf"\A{_ADDRESS}\Z",
-        max_length=254,
-        description="an address such as office@corp.example, without < and >",
+        pattern=rf"\A{_ADDRESS}\Z", max_length=254, description="an address such as a@corp.example, without < and >"
     ),
 ]
 Sender = Annotated[
     str,
     msgspec.Meta(
-        pattern=rf"\A(?:keep|null|{_ADDRESS})\Z",
-        max_length=254,
-        description='"keep", "null", or an address such as a@b.example',
+        pattern=rf"\A(?:keep|null|srs|{_ADDRESS})\Z", max_length=254, description='"keep", "null", "srs", or an address'
+    ),
+]
+Domain = Annotated[
+    str,
+    msgspec.Meta(pattern=r"\A[^\s@<>]*\Z", description="a domain such as example.net; empty: none"),
+    Form.DOMAIN,
+]
+FieldName = Annotated[str, msgspec.Meta(pattern=rf"\A{_FIELD_NAME}\Z", description="a header field's name, such as To")]
+TrustedHeader = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"\A(?:{_FIELD_NAME}(?::[1-9][0-9]{{0,3}})?)?\Z",
+        description="the name of a header field and which one from the top, 1 to 9999, such as Delivered-To:1; empty: none",
+    ),
+]
+Prefix = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A[^\s@\x00-\x1f\x7f]{0,64}\Z",
+        description="the start of local parts, up to 64 characters without spaces and @, such as m1234-; empty: none",
     ),
 ]
 Helo = Annotated[
@@ -64,6 +94,7 @@ Helo = Annotated[
     ),
 ]
 FilePath = Annotated[str, msgspec.Meta(min_length=1, description="the path of a file that exists"), Form.FILE]
+FolderPath = Annotated[str, msgspec.Meta(min_length=1, description="the path of a folder"), Form.FOLDER]
 Fingerprint = Annotated[
     str,
     msgspec.Meta(
@@ -75,7 +106,15 @@ Fingerprint = Annotated[
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="seconds, above 0 and up to 86400")]
 Minutes = Annotated[float, msgspec.Meta(ge=0, le=525_600, description="minutes, from 0 to 525600 (a year)")]
 Days = Annotated[int, msgspec.Meta(ge=0, le=36_500, description="a whole number of days, from 0 to 36500")]
+LogLevel = Annotated[
+    int, msgspec.Meta(ge=0, le=4, description="0 (off), 1 or 2 (mail and errors), 3 (verbose) or 4 (with the dialogue)")
+]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=10**18, description="a whole number, 0 (no limit) or more")]
+InFlight = Annotated[
+    Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=64)],
+    msgspec.Meta(description='"auto", or a whole number from 1 to 64'),
+]
+Hops = Annotated[int, msgspec.Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 SecondsLimit = Annotated[
     int, msgspec.Meta(ge=0, le=31_536_000, description="whole seconds, 0 (no limit) to 31536000 (a year)")
 ]
@@ -119,6 +158,9 @@ class Secret(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     __str__ = __repr__
 
 
+NO_SECRET = Secret(command=())  # nobody is asked: of an account that needs none, the one that runs the task on Windows
+
+
 class TlsSettings(msgspec.Struct, frozen=True):
     """How TLS is done with one server. Two equal settings may share one context, hence the value semantics."""
 
@@ -137,12 +179,14 @@ class Pop3(msgspec.Struct, frozen=True, kw_only=True):
     ssl: bool = False
     tls: Tls = "required"
     tls_settings: TlsSettings = TlsSettings()
-    user: Text
+    user: Account
     password: Secret
     auth: Annotated[tuple[Pop3Method, ...], msgspec.Meta(min_length=1)] = POP3_DEFAULT
     detect: tuple[Detection, ...] = ("capa", "auth", "welcome")
     clear_text: ClearText = "encrypted-only"
     domain: str = ""
+    workstation: Workstation = WORKSTATION
+    use_top: bool = False
     pipelining: Switch = "auto"
     timeout: Seconds = 60.0
 
@@ -162,6 +206,7 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
     helo: Helo | None = None
     timeout: Seconds = 60.0
     data_timeout: Seconds = 600.0  # RFC 5321 4.5.3.2.6
+    max_in_flight: InFlight = "auto"  # messages
 
 
 class ServerCopy(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,10 +218,35 @@ class ServerCopy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """[connector.NAME.routing]: who gets the mail (forward paths) and on whose behalf (the reverse path)."""
+    """[connector.NAME.routing]: who gets the mail (forward paths) and on whose behalf (the reverse path).
 
-    send_to: Annotated[tuple[MailAddress, ...], msgspec.Meta(min_length=1)]
+    Without `source_domain` all goes to `send_to`, which is empty only where `no_match` sends nothing there. `target_domain`
+    "" is the source domain. `trusted_header` is a field name and its occurrence, from the top ("Delivered-To:1", and no
+    number is 1); then no other field is read. `prefix` is taken off local parts in fields that a mail system writes.
+    `srs_domain` and `srs_secret` are set exactly if `sender` is "srs".
+    """
+
+    send_to: tuple[MailAddress, ...] = ()
+    source_domain: Domain = ""
+    target_domain: Domain = ""
+    headers: Annotated[tuple[FieldName, ...], msgspec.Meta(min_length=1)] = DEFAULT_HEADERS
+    trusted_header: TrustedHeader = ""
+    prefix: Prefix = ""
+    no_match: NoMatch = "send_to"
     sender: Sender = "keep"
+    srs_domain: Domain = ""
+    srs_secret: Secret | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """[connector.NAME.delivery]: what becomes of mail that is refused, or not as SMTP wants it, and what counts as a loop."""
+
+    on_reject: Literal["badmail", "keep", "discard"] = "badmail"
+    retry_days: Days = 5  # of being deferred by its own 4yz, then badmail; 0: at the next pass
+    bare_newlines: Literal["fix", "badmail"] = "fix"
+    long_lines: Literal["send", "badmail"] = "send"
+    nul: Literal["send", "remove", "badmail"] = "send"
+    max_hops: Hops = 50
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,17 +265,28 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     enabled: bool = True
     poll_every: Minutes = 0.0
+    ignore_existing: bool = False
     pop3: Pop3
     smtp: Smtp
     routing: Routing
     server_copy: ServerCopy = ServerCopy()
+    delivery: Delivery = Delivery()
     limits: Limits = Limits()
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """[log]: how much goes into the log, and where it is. Without a folder it is log/ in the state folder."""
+
+    level: LogLevel = 1
+    folder: FolderPath | None = None
+    keep_days: Days = 30
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration. `path` is the file it came from; relative names inside it start at that file's folder."""
 
     path: str
+    log: Log = Log()
     connectors: tuple[Connector, ...]
 
 
@@ -265,7 +346,7 @@ def secrets_of(connector: Connector) -> Iterator[tuple[str, Secret, str]]:
         table = getattr(connector, table_name)
         for name, key in keys(kind).items():
             secret = key.value_in(table) if is_secret(key.type) else None
-            if secret is not None:
+            if secret is not None and secret != NO_SECRET:
                 user = getattr(table, "user", None) or ""
                 yield f"{dotted(('connector', connector.name, table_name))}.{name}", secret, user
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
-from poprep_cli.config.model import Secret
+from poprep_cli.config.model import NO_SECRET, Secret
 from poprep_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ _TOLD = 200  # characters of what a failed command wrote on stderr
 
 
 def resolve(secret: Secret, *, what: str, user: str, folder: Path) -> str:
-    """Return the secret itself, as one line of text that is not empty.
+    """Return the secret itself, as one line of text that is not empty; "" for `NO_SECRET` alone.
 
     `what` is its key in the configuration (connector.office.pop3.password), for messages; `user` is the account that a
     keyring is asked for; a relative file starts at `folder`. Raises ConfigError, never with the secret in it, if it
     can't be had, is empty, or holds CR, LF or NUL: those would end a command on the wire early.
     """
+    if secret == NO_SECRET:
+        return ""
     if secret.value is not None:
         return _checked(secret.value, what)
     if secret.env is not None:

@@ -29,7 +29,7 @@ class SmtpServer:
     STARTTLS is offered if there is a `context`; with `ssl` every connection starts with TLS. `lmtp` replies once a
     recipient. `folder` is where messages are written as 0001.eml and so on; `sink` is called with each; with
     `digest_only` their content is not kept. With a `user` nobody else may send mail (RFC 4954): AUTH is announced with
-    these `mechanisms`, inside TLS only, unless it is `auth_in_clear`. `faults` may be exchanged at any time and apply to the next command.
+    these `mechanisms`, inside TLS only, unless it is `auth_in_clear`. Without `chunking` BDAT is not announced. `faults` may be exchanged at any time and apply to the next command.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class SmtpServer:
         password: str = "demo",  # noqa: S107 - a server in memory, on loopback
         mechanisms: Sequence[str] = MECHANISMS,
         auth_in_clear: bool = False,
+        chunking: bool = True,
         faults: SmtpFaults | None = None,
     ) -> None:
         self.context = context
@@ -55,6 +56,7 @@ class SmtpServer:
         self.password = password.encode()
         self.mechanisms = tuple(mechanisms)
         self.auth_in_clear = auth_in_clear
+        self.chunking = chunking
         self.faults = faults if faults is not None else SmtpFaults()
         self.deliveries = Deliveries(digest_only=digest_only, folder=folder, sink=sink)
         self._listener = Listener(self._converse, context=context, ssl=ssl)

@@ -76,7 +76,9 @@ class Authentication:
         if initial and mechanism == "CRAM-MD5":
             self._write(b"501 5.7.0 here the server speaks first\r\n")
             return
-        self._exchange(self._checks[mechanism], challenges, argument, [initial] if initial else [])
+        # What it announces and does not know it refuses, unless the faults say otherwise.
+        check = self._checks.get(mechanism, lambda _responses, _challenge: False)
+        self._exchange(check, challenges, argument, [initial] if initial else [])
 
     def _objection(self, mechanism: str, argument: bytes, *, possible: bool) -> bytes | None:
         if self._server.user is None:

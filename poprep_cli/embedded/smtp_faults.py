@@ -16,6 +16,7 @@ Stage = Literal[
     "mail",
     "rcpt",
     "data",  # the DATA command
+    "bdat",  # each BDAT command, its octets received
     "mid-data",  # the first octets of a message were received, by DATA or BDAT
     "end-of-data",  # the message was received, and is not yet stored
     "after-accept",  # the message is stored, and not yet replied to
@@ -43,6 +44,7 @@ class SmtpFaults:
     * `announce`: the lines after the first of the reply to EHLO. `refuse_ehlo`: 502, so that HELO is left.
       `endless_ehlo`: its reply never ends.
     * `starttls_injected`: sent in the clear together with the reply to STARTTLS.
+    * `knows_no_bdat`: although it is announced, BDAT is an unknown command, and the octets after it are commands too.
     * `breaks_when_pipelined`: commands that arrived together with another one: the line drops, or they are ignored.
     * `max_connections`: at once; one more gets 421. `max_messages`: in one session; for one more MAIL gets 421, and
       the line drops.
@@ -60,6 +62,7 @@ class SmtpFaults:
     refuse_ehlo: bool = False
     endless_ehlo: bool = False
     starttls_injected: bytes = b""
+    knows_no_bdat: bool = False
     breaks_when_pipelined: Literal["drop", "discard"] | None = None
     max_connections: int | None = None
     max_messages: int | None = None

@@ -100,7 +100,7 @@ class SmtpSession:
             size,
             b"8BITMIME",
             b"SMTPUTF8",
-            b"CHUNKING",
+            *((b"CHUNKING",) if self._server.chunking else ()),
             b"ENHANCEDSTATUSCODES",
         )
         keywords += self._authentication.keywords

@@ -96,6 +96,9 @@ class Transactions:
         self._receive(envelope, _unstuffed(self._channel.block()))
 
     def _bdat(self, argument: bytes) -> None:
+        if self._server.faults.knows_no_bdat:
+            self._write(b"500 5.5.2 unknown command\r\n")
+            return
         count, _, last = argument.strip().upper().partition(b" ")
         if not count.isdigit() or last not in (b"", b"LAST"):
             self._write(_SYNTAX)
@@ -105,14 +108,20 @@ class Transactions:
             self._stages.reach("mid-data")
         chunk = self._channel.octets(int(count))
         envelope = self._envelope
+        usual = b"250 2.0.0 %d octets received\r\n" % len(chunk)
         if envelope is None or not envelope.forward_paths:
-            self._write(_BAD_SEQUENCE if envelope is None else _NO_RECIPIENTS)
+            usual = _BAD_SEQUENCE if envelope is None else _NO_RECIPIENTS
+        reply = self._stages.choose("bdat", argument, usual)
+        if not is_reply(reply, b"2") or envelope is None or not envelope.forward_paths:
+            self._write(reply)
+            if self._chunks:
+                self.forget()  # what is left of the content finds no transaction
             return
         self._chunks.append(chunk)
         if last:
             self._receive(envelope, b"".join(self._chunks))
         else:
-            self._write(b"250 2.0.0 %d octets received\r\n" % len(chunk))
+            self._write(reply)
 
     def _receive(self, envelope: Delivered, content: bytes) -> None:
         """Accept a whole message, as far as the faults let it, and reply: in LMTP mode once for each recipient."""

@@ -16,10 +16,15 @@ from poprep_cli.protocol.wire import CRLF
 
 @dataclass(slots=True)
 class Detected:
-    """What one connection's server said in its present state. `capabilities` is None where CAPA was not answered."""
+    """What one connection's server said in its present state. `capabilities` is None where CAPA was not answered.
+
+    `listed` are the lines of the AUTH listing, None where there was none; `replies` is the first line of each answer.
+    """
 
     capabilities: dict[str, tuple[str, ...]] | None = None
     sources: dict[str, Collection[str]] = field(default_factory=dict)
+    listed: tuple[str, ...] | None = None
+    replies: dict[str, str] = field(default_factory=dict)
 
     @property
     def user_capability(self) -> bool | None:
@@ -29,11 +34,16 @@ class Detected:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the last login teaches: the method that worked, under which announcements, and questions not to ask."""
+    """What the last login teaches: the method that worked, under which announcements, and what not to ask.
+
+    `mute` are the questions that the server hangs or hangs up on, and the type of channel binding that it does not know;
+    `listed` are the methods that AUTH without argument listed.
+    """
 
     method: str = ""
     announcements: str = ""
     mute: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
 
 
 NO_MEMORY = Memory()
@@ -58,6 +68,7 @@ class Detector:
         self.asking = "CAPA"
         reply = link.ask(commands.CAPA)
         self.asking = ""
+        detected.replies["CAPA"] = str(reply)
         if reply.more:
             raise RemoteProtocolError(f"{link.stream.server} announces capabilities without end")
         if reply.ok:
@@ -65,25 +76,50 @@ class Detector:
             detected.sources["CAPA"] = announced(detected.capabilities.get("SASL", ()))
         return detected
 
-    def auth_list(self, link: Link, detected: Detected) -> None:
-        """Ask by AUTH without argument, if that may tell more. Raises ConnectionFailed with `asking` set."""
+    def asks_auth(self, link: Link, detected: Detected) -> bool:
+        """Return whether AUTH without argument is worth its round trip: whether it may tell more than CAPA has."""
+        if "auth" not in self._pop3.detect or "AUTH" in self.mute:
+            return False
+        known = set(detected.sources.get("CAPA", ()))
+        if self.preferred(link, detected) in (*known, *self._memory.listed, "apop", "user"):
+            return False  # it is tried at once; the question is for when it fails
+        wanted = {method for method in self._pop3.auth if method in SASL}
+        return "AUTH" not in detected.replies and not wanted <= known
+
+    def auth_list(self, link: Link, detected: Detected, *, always: bool = False) -> None:
+        """Ask by AUTH without argument, if that may tell more, or `always` if it is switched on.
+
+        Where it is not asked because the method that worked last time is tried first, its last answer stands.
+        Raises ConnectionFailed with `asking` set.
+        """
         if "auth" not in self._pop3.detect or "AUTH" in self.mute:
             return
-        known = detected.sources.get("CAPA", ())
-        preferred = self.preferred(link, detected)
-        wanted = {method for method in self._pop3.auth if method in SASL}
-        if preferred in known or preferred in ("apop", "user") or not wanted - set(known):
+        if not (always or self.asks_auth(link, detected)):
+            if self._memory.listed and self.preferred(link, detected):
+                detected.sources["AUTH"] = frozenset(self._memory.listed)
             return
+        detected.sources.pop("AUTH", None)
         self.asking = "AUTH"
         reply = link.ask(commands.AUTH_LIST)
         if reply.challenge is not None:  # it takes AUTH for the beginning of an exchange
             link.ask(commands.auth_response(b"*"))
         self.asking = ""
+        detected.replies["AUTH"] = str(reply)
         if reply.more:
             raise RemoteProtocolError(f"{link.stream.server} lists mechanisms without end")
         if reply.ok:
-            lines = reply.block[:-3].split(CRLF)[:256]
-            detected.sources["AUTH"] = announced(line.decode("ascii", "replace").strip() for line in lines)
+            lines = (line.decode("ascii", "replace").strip() for line in reply.block[:-3].split(CRLF)[:256])
+            detected.listed = tuple(line for line in lines if line)
+            detected.sources["AUTH"] = announced(detected.listed)
+
+    def learned(self, link: Link, detected: Detected, method: str) -> Memory:
+        """Return what a login by `method` teaches the next one."""
+        listed = tuple(sorted(detected.sources.get("AUTH", ())))
+        return Memory(method, self.announcements(link, detected), tuple(sorted(self.mute)), listed)
+
+    def forget(self) -> None:
+        """Prefer nothing any more: what worked last time has failed."""
+        self._memory = NO_MEMORY
 
     def preferred(self, link: Link, detected: Detected) -> str:
         """Return the method that worked last time, if the announcements and the settings are still those, else ""."""

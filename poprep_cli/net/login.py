@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from poprep_cli.config.model import Pop3
 from poprep_cli.errors import (
@@ -16,14 +18,16 @@ from poprep_cli.errors import (
     TemporaryReplyError,
     TlsError,
 )
-from poprep_cli.net.authenticate import Turn, exchange, make
+from poprep_cli.net import tls
+from poprep_cli.net.authenticate import Trial, Turn, exchange, mechanisms
 from poprep_cli.net.detect import NO_MEMORY, Detected, Detector, Memory
+from poprep_cli.net.dialogue import SILENT, Dialogue
 from poprep_cli.net.link import Link
 from poprep_cli.net.stop import Stop
 from poprep_cli.protocol import pop3 as commands
 from poprep_cli.protocol.pop3 import Reply
 from poprep_cli.protocol.sasl.mechanism import Credentials
-from poprep_cli.protocol.sasl.methods import REVERSIBLE, Candidate, candidates
+from poprep_cli.protocol.sasl.methods import REVERSIBLE, Candidate, candidates, described, misses_binding
 
 INITIAL_RESPONSE = 255 - 2  # octets of the whole AUTH command without its CRLF (RFC 2449 4, RFC 5034 4)
 
@@ -32,11 +36,19 @@ _FOR_NOW = ("IN-USE", "LOGIN-DELAY", "SYS/TEMP")  # RFC 2449 8.1, RFC 3206
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A method that was tried in vain: why, and whether it cost the connection."""
+    """A method that was tried in vain: why, and what that cost, the connection or `round_trips`."""
 
     method: str
     why: str
     hung_up: bool
+    round_trips: int = 0
+
+    @property
+    def cost(self) -> str:
+        """What it cost, for people; "" where nothing was sent."""
+        if self.hung_up:
+            return "a reconnect"
+        return f"{self.round_trips} round trip{'s' * (self.round_trips > 1)}" if self.round_trips else ""
 
 
 @dataclass(slots=True)
@@ -54,15 +66,27 @@ class Session:
     memory: Memory = NO_MEMORY
 
 
-def log_in(pop3: Pop3, password: str, stop: Stop, memory: Memory = NO_MEMORY) -> Session:
-    """Connect to the server and log in. `memory` is what the last login left.
+def log_in(
+    pop3: Pop3,
+    password: str,
+    stop: Stop,
+    memory: Memory = NO_MEMORY,
+    dialogue: Dialogue = SILENT,
+    trial: Trial | None = None,
+) -> Session:
+    """Connect to the server and log in. `memory` is what the last login left; `dialogue` gets the transcript.
+    With a `trial` its method alone is tried.
 
     Raises ConnectionFailed, TlsError, AuthenticationFailed, TemporaryReplyError (in use, too early), ReplyError,
     RemoteProtocolError, Stopped. No credential is sent before the TLS that the settings require.
     """
-    attempt = _Attempt(pop3, password, stop, memory)
+    attempt = _Attempt(pop3, password, stop, memory, dialogue, trial)
     try:
         return attempt.run()
+    except PoprepError as error:
+        attempt.close()
+        tls.remind(error, attempt.warnings)
+        raise
     except BaseException:
         attempt.close()
         raise
@@ -71,36 +95,50 @@ def log_in(pop3: Pop3, password: str, stop: Stop, memory: Memory = NO_MEMORY) ->
 class _Attempt:
     """One login, over as many connections as it takes."""
 
-    def __init__(self, pop3: Pop3, password: str, stop: Stop, memory: Memory) -> None:
+    def __init__(
+        self, pop3: Pop3, password: str, stop: Stop, memory: Memory, dialogue: Dialogue, trial: Trial | None
+    ) -> None:
         self._pop3 = pop3
         self._stop = stop
-        self._credentials = Credentials(pop3.user, password, pop3.domain)
+        self._dialogue = dialogue
+        self._trial = trial
+        self._credentials = Credentials(pop3.user, password, pop3.domain, pop3.workstation)
         self._detector = Detector(pop3, memory)
         self._link: Link | None = None
         self._detected = Detected()
         self._clear = False  # "wanted" TLS was tried and could not be had
-        self._warnings: list[str] = []
+        self.warnings: list[str] = []
         self._failures: list[Failure] = []
         self._refused_by: Link | None = None  # the connection on which a method was refused
         self._broke = False
+        self._told: tuple[str, str] | None = None
+        self._turns = 0  # round trips of the method that is tried
         self._garbage: RemoteProtocolError | None = None
 
     def run(self) -> Session:
         """Try one method after the other."""
         while True:
             link = self._ready()
+            preferred = self._detector.preferred(link, self._detected)
             found = candidates(
-                self._pop3.auth,
-                self._detected.sources,
-                self._detector.surroundings(link, self._detected),
-                self._detector.preferred(link, self._detected),
+                self._pop3.auth, self._detected.sources, self._detector.surroundings(link, self._detected), preferred
             )
-            tried = {failure.method for failure in self._failures}
-            candidate = next((one for one in found if one.usable and one.method not in tried), None)
+            self._tell(found)
+            if self._trial is not None:
+                self._trial.candidates = found
+                self._trial.announcements = self._detector.announcements(link, self._detected)
+            candidate = self._choose(found)
             if candidate is None:
                 raise self._failed(found)
+            self._dialogue.tell(f"logging in by {candidate.method}")
+            self._turns = 0
             reply = self._try(link, candidate)
+            self._note(reply)
+            if candidate.method == preferred and (reply is None or not reply.ok):
+                self._detector.forget()
             if reply is None:
+                if candidate.method != preferred and self._choose(found) is None:
+                    raise self._failed(found)  # another connection would be for nothing
                 continue
             if reply.ok:
                 return self._session(link, candidate.method)
@@ -108,10 +146,45 @@ class _Attempt:
             if reply.code == "AUTH" and candidate.method in REVERSIBLE:
                 raise self._failed(found)
 
+    def _choose(self, found: tuple[Candidate, ...]) -> Candidate | None:
+        """Return the next one to try: usable, not tried before, and the trial's if there is one."""
+        passed_over = {failure.method for failure in self._failures}
+        if self._trial is not None:
+            passed_over |= {one.method for one in found} - {self._trial.method}
+        return next((one for one in found if one.usable and one.method not in passed_over), None)
+
+    def _note(self, reply: Reply | None) -> None:
+        """Tell the trial, if this is one, what came of its method."""
+        if self._trial is None:
+            return
+        self._trial.reply = reply
+        if reply is not None:
+            self._trial.why = str(reply)
+        elif self._failures:
+            self._trial.why, self._trial.local = self._failures[-1].why, not self._failures[-1].hung_up
+
+    def _tell(self, found: tuple[Candidate, ...]) -> None:
+        """Tell the transcript what was announced and what follows from it, if it is not what was told before."""
+        sources = self._detected.sources
+        if "AUTH" not in self._detected.replies:
+            sources = {name if name != "AUTH" else "AUTH last time": methods for name, methods in sources.items()}
+        told = described(sources, found)
+        if told != self._told:
+            self._told = told
+            for text in told:
+                self._dialogue.tell(text)
+
+    def _fail(self, method: str, why: object, *, hung_up: bool = False) -> None:
+        """Note a method that was tried in vain."""
+        failure = Failure(method, str(why), hung_up, self._turns)
+        self._failures.append(failure)
+        self._dialogue.tell(f"{method} failed{failure.cost and f', which cost {failure.cost}'}: {why}")
+
     def _session(self, link: Link, method: str) -> Session:
-        announcements = self._detector.announcements(link, self._detected)
-        memory = Memory(method, announcements, tuple(sorted(self._detector.mute)))
-        return Session(link, self._detected.capabilities, method, self._warnings, self._failures, memory)
+        memory = self._detector.learned(link, self._detected, method)
+        link.forget_secrets()
+        self._dialogue.tell(f"logged in by {method}")
+        return Session(link, self._detected.capabilities, method, self.warnings, self._failures, memory)
 
     def close(self) -> None:
         """Drop the line."""
@@ -123,33 +196,39 @@ class _Attempt:
 
     def _ready(self) -> Link:
         """Return a connection in the AUTHORIZATION state, with the TLS that the settings ask for."""
-        while self._link is None:
+        while True:
             try:
-                self._connect()
-            except ConnectionFailed:
+                link = self._link or self._connect()
+                self._detector.auth_list(link, self._detected)
+                return link
+            except ConnectionFailed as error:
+                refused = self._link is not None and self._link is self._refused_by
                 self.close()
                 question, self._detector.asking = self._detector.asking, ""
                 if not question or self._stop.tripped:
                     raise
-                # A server that hangs or hangs up on the question costs one reconnect; then it is not asked again.
-                self._detector.mute.add(question)
-            except (TlsError, RemoteProtocolError) as error:
+                self._dialogue.tell(f"{question} is not answered, which cost the connection: {error}")
+                # A server that hangs or hangs up on the question costs one reconnect; then it is not asked again. But many
+                # hang up after a refusal, whatever comes next.
+                if not refused:
+                    self._detector.mute.add(question)
+            except TlsError as error:
                 self.close()
+                self._detector.asking = ""
                 if self._pop3.tls != "wanted" or self._pop3.ssl or self._clear:
+                    tls.add_fingerprint(error, self._certificate)
                     raise
                 self._clear = True
-                self._warnings.append(f"no TLS with {self._pop3.address}, going on in the clear: {error}")
-        return self._link
+                self._warn(f"no TLS with {self._pop3.address}, going on in the clear: {error}")
 
-    def _connect(self) -> None:
-        self._link = link = Link(self._pop3, self._stop)
-        if not link.greeting.ok:
-            _raise_if_for_now(link.greeting, link.stream.server)
-            raise ReplyError(f"{link.stream.server} refused the connection: {link.greeting}", reply=link.greeting)
+    def _connect(self) -> Link:
+        self._link = link = Link(self._pop3, self._stop, self._dialogue)
+        link.mask(self._credentials.password.encode())
+        refuse_greeting(link)
         self._detected = self._detector.capa(link)
         if not (self._pop3.ssl or self._pop3.tls == "off" or self._clear):
             self._start_tls(link)
-        self._detector.auth_list(link, self._detected)
+        return link
 
     def _start_tls(self, link: Link) -> None:
         server, capabilities = link.stream.server, self._detected.capabilities
@@ -160,20 +239,44 @@ class _Attempt:
             reply = link.start_tls()
         except ConnectionFailed as error:
             raise TlsError(f"{server} did not go on after STLS: {error}") from error
+        except RemoteProtocolError as error:
+            if self._pop3.tls != "wanted":
+                raise
+            raise TlsError(f"TLS did not begin after STLS: {error}") from error
         if not reply.ok:
             self._without_tls(f"{server} refused STLS: {reply}")
             return
         self._detected = self._detector.capa(link)  # what was said in the clear is void (RFC 2595 4)
 
+    def _certificate(self) -> bytes | None:
+        """Return the certificate that the server shows, trusted or not. Nothing is said but STLS."""
+        pop3 = replace(
+            self._pop3,
+            tls_settings=tls.unverified(self._pop3.tls_settings),
+            timeout=min(self._pop3.timeout, tls.CERTIFICATE_TIMEOUT),
+        )
+        self._dialogue.tell("connecting once more, only to read the certificate that is not trusted")
+        link = Link(pop3, self._stop, self._dialogue)
+        try:
+            if not pop3.ssl:
+                link.start_tls()
+            return link.stream.certificate()
+        finally:
+            link.close()
+
     def _without_tls(self, why: str) -> None:
         if self._pop3.tls == "wanted":
             self._clear = True
-            self._warnings.append(f"{why}; going on in the clear")
+            self._warn(f"{why}; going on in the clear")
             return
         raise TlsError(
             why,
             hint='set ssl = true if it has a TLS port (995), or tls = "wanted" or "off" to do without encryption',
         )
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self._dialogue.tell(text)
 
     # One method
 
@@ -188,27 +291,23 @@ class _Attempt:
                 return self._apop(link)
             return self._sasl(link, candidate)
         except LocalProtocolError as error:
-            self._failures.append(Failure(method, str(error), hung_up=False))
+            self._fail(method, error)
         except RemoteProtocolError as error:
-            self._failures.append(Failure(method, str(error), hung_up=True))
+            self._fail(method, error, hung_up=True)
             self._garbage = error
             self.close()
         except ConnectionFailed as error:
             # Some servers hang up on a wrong password, or on a method that they only announce.
             self.close()
             if link is not self._refused_by:  # else it hung up after the refusal before, which was another method's
-                self._failures.append(Failure(method, str(error), hung_up=True))
+                self._fail(method, error, hung_up=True)
                 self._broke = True
         return None
 
     def _ask(self, link: Link, command: commands.Command) -> Reply:
-        """Ask, and mask in the reply what a server may echo: the password, and what was sent in its stead."""
-        reply = link.ask(command)
-        text = reply.text
-        sent = command.line.rpartition(b" ")[2] if "***" in command.shown else b""
-        for secret in (self._credentials.password.encode(), sent):
-            text = text.replace(secret, b"***") if secret else text
-        return reply if reply.challenge is not None or text == reply.text else replace(reply, text=text)
+        link.mask(command.secret)
+        self._turns += 1
+        return link.ask(command)
 
     def _apop(self, link: Link) -> Reply:
         try:
@@ -220,23 +319,30 @@ class _Attempt:
         return self._ask(link, command)
 
     def _sasl(self, link: Link, candidate: Candidate) -> Reply:
-        mechanism = make(candidate.method, self._credentials, link.stream)
+        tried = mechanisms(
+            candidate.method,
+            self._credentials,
+            link.stream,
+            misses_binding=misses_binding(self._pop3.auth, self._detected.sources),
+            unknown=self._detector.mute,
+        )
         replies: list[Reply] = []
 
         def turn(command: commands.Command) -> Turn:
             replies.append(self._ask(link, command))
             return Turn(replies[-1].challenge, replies[-1].ok)
 
-        # An initial response is RFC 5034's: a server that only lists mechanisms by AUTH may not know it.
-        room = INITIAL_RESPONSE - len(f"AUTH {mechanism.name} ") if "CAPA" in candidate.announced_by else 0
-        exchange(
-            mechanism,
-            lambda initial: turn(
-                commands.auth(mechanism.name, None if initial is None else b64encode(initial) or b"=")
-            ),
-            lambda response: turn(commands.auth_response(b"*" if response is None else b64encode(response))),
-            initial_allowed=room,
-        )
+        for mechanism in tried:
+            # An initial response is RFC 5034's: a server that only lists mechanisms by AUTH may not know it.
+            room = INITIAL_RESPONSE - len(f"AUTH {mechanism.name} ") if "CAPA" in candidate.announced_by else 0
+            exchange(
+                mechanism,
+                lambda initial, name=mechanism.name: turn(  # type: ignore[misc]
+                    commands.auth(name, None if initial is None else b64encode(initial) or b"=")
+                ),
+                lambda response: turn(commands.auth_response(b"*" if response is None else b64encode(response))),
+                initial_allowed=room,
+            )
         return replies[-1]
 
     def _weigh(self, reply: Reply, link: Link, candidate: Candidate) -> None:
@@ -248,7 +354,7 @@ class _Attempt:
                 f"{server} can't let anybody in: {reply}", reply=reply, hint="this is for the server's administrator"
             )
         self._refused_by = link
-        self._failures.append(Failure(candidate.method, str(reply), hung_up=False))
+        self._fail(candidate.method, reply)
 
     def _failed(self, found: tuple[Candidate, ...]) -> PoprepError:
         server, user = str(self._pop3.address), self._pop3.user
@@ -259,6 +365,7 @@ class _Attempt:
             return AuthenticationFailed(
                 f"{server} refused the login of {user}: {'; '.join(tried)}",
                 hint="check pop3.user and pop3.password; many providers want an app password here",
+                rejected_by="POP3",
             )
         if self._garbage is not None:
             return self._garbage
@@ -271,6 +378,13 @@ class _Attempt:
             f"no enabled method can log in to {server} as {user}: {'; '.join((*tried, *skipped))}",
             hint="poprep config show tells which methods are enabled (pop3.auth)",
         )
+
+
+def refuse_greeting(link: Link) -> None:
+    """Raise TemporaryReplyError or ReplyError if the greeting is not +OK."""
+    if not link.greeting.ok:
+        _raise_if_for_now(link.greeting, link.stream.server)
+        raise ReplyError(f"{link.stream.server} refused the connection: {link.greeting}", reply=link.greeting)
 
 
 def _raise_if_for_now(reply: Reply, server: str) -> None:

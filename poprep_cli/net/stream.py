@@ -25,16 +25,21 @@ MIN_RATE = 1024  # octets a second that count as progress of a long transfer
 
 
 class Stream:
-    """A connected stream. Not safe for two threads at once, `interrupt` aside. `server` names the peer for messages."""
+    """A connected stream. Not safe for two threads at once, `interrupt` aside. `server` names the peer for messages.
 
-    __slots__ = ("_forget", "_socket", "_stop", "host", "peer", "server", "tls")
+    `seconds` is how long the connection took to stand, without the look-up of the name: one round trip.
+    """
+
+    __slots__ = ("_forget", "_socket", "_stop", "_unproven", "host", "peer", "seconds", "server", "tls")
 
     def __init__(self, connected: socket.socket, server: str, host: str, stop: Stop) -> None:
         self._socket: socket.socket | ssl.SSLSocket = connected
         self._stop = stop
         self.server = server
         self.host = host
+        self.seconds = 0.0
         self.tls = False
+        self._unproven = False  # whether nothing has come over TLS yet
         self.peer = _peer(connected)
         self._forget: Callable[[], None] = stop.on_trip(self.interrupt)
 
@@ -60,6 +65,7 @@ class Stream:
                 break
             connecting = socket.socket(family, kind, number)
             connecting.settimeout(max(remaining / (len(found) - position), 0.05))
+            started = time.monotonic()
             forget = stop.on_trip(lambda c=connecting: _shut(c))  # type: ignore[misc]
             try:
                 connecting.connect(where)
@@ -70,45 +76,40 @@ class Stream:
                 continue
             finally:
                 forget()
-            return cls(connecting, server, address.host, stop)
+            stream = cls(connecting, server, address.host, stop)
+            stream.seconds = time.monotonic() - started
+            return stream
         stop.check()
         raise ConnectionFailed(f"can't connect to {server} ({'; '.join(failures) or 'timed out'})")
 
     def start_tls(self, settings: TlsSettings, timeout: float) -> None:
         """Encrypt the stream from here on; the certificate is checked for the host's name, or against the pin.
 
-        Raises TlsError, ConnectionFailed if the line drops, Stopped.
+        Raises TlsError, also if the line drops or `timeout` seconds pass; ConfigError for files that can't be used; Stopped.
         """
-        import ssl
-
         context = tls.context_for(settings)
-        self._socket.settimeout(timeout)
-        plain = self._socket
+        name = tls.server_name(self.host)
         try:
-            wrapped = context.wrap_socket(
-                plain, server_hostname=self.host or "localhost", do_handshake_on_connect=False
-            )
+            asked = name.encode("idna").decode()
+            wrapped = context.wrap_socket(self._socket, server_hostname=asked, do_handshake_on_connect=False)
         except (OSError, ValueError) as error:
-            raise TlsError(f"TLS with {self.server} can't be set up: {error}") from error
+            self._stop.check()
+            raise TlsError(f"TLS with {self.server} can't be set up: {_why(error)}") from error
         self._socket = wrapped
         try:
             _handshake(wrapped, time.monotonic() + timeout)
-        except ssl.SSLError as error:
-            self._stop.check()
-            raise tls.failure(error, self.server, self.host) from error
         except OSError as error:
             self._stop.check()
-            raise TlsError(
-                f"the TLS handshake with {self.server} failed: {_why(error)}",
-                hint='is this a TLS port? ssl = true is for TLS at connect (995, 465), tls = "required" for STLS or STARTTLS',
-            ) from error
+            expected = name if asked == name else f"{name} ({asked})"
+            raise tls.failure(error, self.server, expected) from error
         tls.check_pin(settings, wrapped.getpeercert(binary_form=True), self.server)
-        self.tls = True
+        self.tls = self._unproven = True
 
     def read(self, deadline: float) -> bytes:
         """Return what has arrived, at least one octet; wait for it until `deadline` (monotonic seconds).
 
-        Raises ConnectionFailed at the end of the stream, when the deadline passes or the line drops; Stopped.
+        Raises ConnectionFailed at the end of the stream, when the deadline passes or the line drops; TlsError if the
+        server ends TLS before it has said anything; Stopped.
         """
         remaining = deadline - time.monotonic()
         try:
@@ -121,6 +122,7 @@ class Stream:
         if not data:
             self._stop.check()
             raise ConnectionFailed(f"{self.server} closed the connection")
+        self._unproven = False
         return data
 
     def write(self, data: bytes, timeout: float) -> None:
@@ -137,7 +139,17 @@ class Stream:
             for start in range(0, len(view), _WRITE):
                 self._socket.sendall(view[start : start + _WRITE])
         except OSError as error:
-            raise self._failed(error, "it stopped reading") from error
+            raise self._failed(self._last_words() or error, "it stopped reading") from error
+
+    def unique_binding(self) -> bytes | None:
+        """Return the tls-unique data (RFC 5929 3), or None without TLS or where it is not to be had."""
+        if not self.tls:
+            return None
+        try:
+            found: bytes | None = self._socket.get_channel_binding("tls-unique")  # type: ignore[union-attr]
+        except ValueError:
+            return None
+        return found
 
     def channel_binding(self) -> bytes | None:
         """Return the tls-server-end-point data (RFC 5929 4.1), or None without TLS or where the certificate has none."""
@@ -159,6 +171,14 @@ class Stream:
             return None
         found: bytes | None = self._socket.getpeercert(binary_form=True)  # type: ignore[union-attr]
         return found
+
+    def cipher(self) -> str:
+        """Return version and cipher of the TLS session, such as "TLSv1.3, TLS_AES_256_GCM_SHA384"; "" without TLS."""
+        if not self.tls:
+            return ""
+        found = self._socket.cipher()  # type: ignore[union-attr]
+        # The session's own version: the one that comes with the cipher is that of the cipher's definition.
+        return f"{self._socket.version()}, {found[0]}" if found else ""  # type: ignore[union-attr]
 
     @property
     def is_loopback(self) -> bool:
@@ -185,9 +205,22 @@ class Stream:
         """Make every call in another thread end at once (RFC 793 shutdown of both directions)."""
         _shut(self._socket)
 
-    def _failed(self, error: OSError, timed_out: str) -> ConnectionFailed | Stopped:
+    def _last_words(self) -> OSError | None:
+        """Return the alert by which the server ended TLS at once, which is still to be read when a write fails."""
+        if not self._unproven:
+            return None
+        try:
+            self._socket.settimeout(0)
+            self._socket.recv(1)
+        except OSError as error:
+            return error if tls.is_alert(error) else None
+        return None
+
+    def _failed(self, error: OSError, timed_out: str) -> ConnectionFailed | TlsError | Stopped:
         if self._stop.tripped:
             return Stopped()
+        if self._unproven and tls.is_alert(error):
+            return tls.failure(error, self.server, self.host)
         if isinstance(error, TimeoutError):
             return ConnectionFailed(f"{self.server}: {timed_out}")
         return ConnectionFailed(f"the connection to {self.server} broke: {_why(error)}")

@@ -1,63 +1,102 @@
-"""A session with an SMTP or LMTP server that takes letters one after the other (RFC 5321, RFC 2033, RFC 2920).
+"""A session with an SMTP or LMTP server that takes letters, one after the other or several at once (RFC 5321, RFC 2033).
 
-With PIPELINING the end of one letter and the envelope of the following one leave in one write, so that a letter costs
-one round trip.
+With PIPELINING (RFC 2920) a letter costs one round trip, with CHUNKING (RFC 3030) as well a part of one.
 """
 
 from __future__ import annotations
 
-import time
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
+
+import msgspec
 
 from poprep_cli.config.model import Address, Smtp
 from poprep_cli.errors import (
     ConnectionFailed,
     LocalProtocolError,
+    PoprepError,
     RemoteProtocolError,
-    ReplyError,
     TemporaryReplyError,
     TlsError,
 )
+from poprep_cli.net.authenticate import Trial
+from poprep_cli.net.bdat_transfer import BdatTransfer
+from poprep_cli.net.data_transfer import DataTransfer
+from poprep_cli.net.dialogue import SILENT, Dialogue
+from poprep_cli.net.helo import helo_name
+from poprep_cli.net.passage import Passages
+from poprep_cli.net.smtp_link import SmtpLink
 from poprep_cli.net.smtp_login import log_in
 from poprep_cli.net.stop import Stop
-from poprep_cli.net.stream import Stream, local_name, refuse_early
-from poprep_cli.net.transaction import Letter, Outcome, Transaction
+from poprep_cli.net.stream import Stream
+from poprep_cli.net.tls import CERTIFICATE_TIMEOUT, add_fingerprint, remind, unverified
+from poprep_cli.net.transaction import Letter, Outcome
 from poprep_cli.protocol import smtp as core
 from poprep_cli.protocol.sasl.mechanism import Credentials
-from poprep_cli.protocol.smtp import Command, Reply, SmtpClient
-from poprep_cli.protocol.wire import TERMINATOR
 
-WINDOW = 100  # commands in one group: more could fill both directions while neither side reads (RFC 2920 3.1)
 FAREWELL = 5.0  # seconds for the reply to QUIT, which changes nothing
-LAST_WORDS = 1.0  # seconds for what a server has to say that stopped reading
 
 
 class Submission:
     """One open session. It is made by `open`, used by one thread, and ends with `quit` or `close`.
 
-    `alive` says whether another letter may be delivered; `extensions` is what the server announces, by keyword in
-    capitals; `server` is its address for messages; `tls` and `pipelining` say what is in use.
+    `alive` says whether another letter may be sent; `extensions` is what the server announces, by keyword in capitals;
+    `server` is its address for messages; `tls`, `pipelining` and `chunking` say what is in use; `warnings` says why
+    there is no TLS where it was wanted.
+
+    Letters go by `send`, and their outcomes come by `collect` in the same order:
+
+        for letter in letters:
+            while not session.room(letter, limit):
+                file(session.collect())
+            session.send(letter, record)
+        while session.pending:
+            file(session.collect())
     """
 
-    __slots__ = ("_client", "_ready", "_reset", "_smtp", "_stream", "alive", "extensions", "pipelining", "server")
+    __slots__ = (
+        "_link",
+        "_passages",
+        "_smtp",
+        "_stream",
+        "_transfer",
+        "chunking",
+        "extensions",
+        "pipelining",
+        "server",
+        "warnings",
+    )
 
-    def __init__(self, stream: Stream, smtp: Smtp) -> None:
+    def __init__(self, stream: Stream, smtp: Smtp, dialogue: Dialogue = SILENT) -> None:
         self._stream = stream
         self._smtp = smtp
-        self._client = SmtpClient()
-        self._ready: Transaction | None = None  # whose group was sent with the end of the letter before
-        self._reset = False  # whether a transaction failed half-way, so that RSET goes before the next one
-        self.alive = True
+        self._link = SmtpLink(stream, dialogue)
+        self._passages = Passages()
         self.extensions: dict[str, str] = {}
+        self._transfer: DataTransfer | BdatTransfer = DataTransfer(
+            self._link, smtp, {}, self._passages, pipelining=False
+        )
         self.pipelining = False
+        self.chunking = False
         self.server = stream.server
+        self.warnings: list[str] = []
 
     @classmethod
     def open(
-        cls, smtp: Smtp, stop: Stop, credentials: Credentials | None = None, *, pipelining: bool = True
+        cls,
+        smtp: Smtp,
+        stop: Stop,
+        credentials: Credentials | None = None,
+        *,
+        pipelining: bool = True,
+        chunking: bool = False,
+        dialogue: Dialogue = SILENT,
     ) -> Submission:
         """Connect to the first of the addresses that has a server which is ready, agree on extensions and TLS, log in.
+
+        `pipelining` and `chunking` are used if they are wanted here and announced there, `chunking` only with both and not
+        in LMTP.
 
         Raises ConnectionFailed or TemporaryReplyError if none is ready now; ReplyError if a server refuses for good;
         TlsError if TLS is required and can't be had; AuthenticationFailed; RemoteProtocolError; Stopped.
@@ -66,7 +105,9 @@ class Submission:
         for address in smtp.addresses:
             stop.check()
             try:
-                return cls._open_at(address, smtp, stop, credentials, pipelining=pipelining)
+                session = cls._open_at(address, smtp, stop, credentials, dialogue)
+                session.use(pipelining=pipelining, chunking=chunking)
+                return session
             except (ConnectionFailed, TemporaryReplyError) as error:
                 # What a server said tells more than that another one said nothing.
                 if isinstance(error, TemporaryReplyError) or not isinstance(failure, TemporaryReplyError):
@@ -75,266 +116,256 @@ class Submission:
 
     @classmethod
     def _open_at(
-        cls, address: Address, smtp: Smtp, stop: Stop, credentials: Credentials | None, *, pipelining: bool
+        cls,
+        address: Address,
+        smtp: Smtp,
+        stop: Stop,
+        credentials: Credentials | None,
+        dialogue: Dialogue,
     ) -> Submission:
-        lax = smtp.tls == "wanted" and not smtp.ssl
+        session = cls._connected(address, smtp, stop, dialogue)
         try:
-            return cls._begin(address, smtp, stop, credentials, pipelining=pipelining, tls=smtp.tls != "off")
-        except TlsError:
-            if not lax:
-                raise
-        stop.check()
-        # A stream on which TLS failed is in an unknown state.
-        return cls._begin(address, smtp, stop, credentials, pipelining=pipelining, tls=False)
-
-    @classmethod
-    def _begin(
-        cls, address: Address, smtp: Smtp, stop: Stop, credentials: Credentials | None, *, pipelining: bool, tls: bool
-    ) -> Submission:
-        session = cls(Stream.connect(address, smtp.timeout, stop), smtp)
-        try:
-            if smtp.ssl:
-                session._stream.start_tls(smtp.tls_settings, smtp.timeout)
-            session._require(session._reply(smtp.timeout), "refuses the connection")
-            session._hello()
-            if tls and not smtp.ssl:
-                session._start_tls()
             if credentials is not None:
-                announces = session.extensions.get("AUTH")
-                log_in(smtp, credentials, address, session._stream, announces, session._ask)
-            session.pipelining = pipelining and "PIPELINING" in session.extensions
+                session.log_in(credentials, address)
+        except PoprepError as error:
+            session.close()
+            remind(error, session.warnings)
+            raise
         except BaseException:
             session.close()
             raise
         return session
+
+    @classmethod
+    def _connected(cls, address: Address, smtp: Smtp, stop: Stop, dialogue: Dialogue) -> Submission:
+        """Connect, agree on extensions and TLS. Where TLS is wanted and fails, do without it, and keep why in `warnings`."""
+        try:
+            return cls._begin(address, smtp, stop, dialogue, tls=smtp.tls != "off")
+        except TlsError as error:
+            if smtp.tls != "wanted" or smtp.ssl:
+                add_fingerprint(error, lambda: cls._certificate(address, smtp, stop, dialogue))
+                raise
+            why = f"no TLS with {address}, going on in the clear: {error}"
+            dialogue.tell(why)
+        stop.check()
+        # A stream on which TLS failed is in an unknown state.
+        try:
+            session = cls._begin(address, smtp, stop, dialogue, tls=False)
+        except PoprepError as error:
+            remind(error, [why])
+            raise
+        session.warnings.append(why)
+        return session
+
+    @classmethod
+    def _begin(cls, address: Address, smtp: Smtp, stop: Stop, dialogue: Dialogue, *, tls: bool) -> Submission:
+        session = cls(Stream.connect(address, smtp.timeout, stop), smtp, dialogue)
+        try:
+            if smtp.ssl:
+                session._link.encrypt(smtp.tls_settings, smtp.timeout)
+            session._greet()
+            if tls and not smtp.ssl:
+                session._start_tls()
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    @classmethod
+    def _certificate(cls, address: Address, smtp: Smtp, stop: Stop, dialogue: Dialogue) -> bytes | None:
+        """Return the certificate that the server shows, trusted or not. Nothing is said but EHLO and STARTTLS."""
+        dialogue.tell("connecting once more, only to read the certificate that is not trusted")
+        patience = min(smtp.timeout, CERTIFICATE_TIMEOUT)
+        session = cls(
+            Stream.connect(address, patience, stop), msgspec.structs.replace(smtp, timeout=patience), dialogue
+        )
+        try:
+            if not smtp.ssl:
+                session._greet()
+                session._link.ask_for_tls(patience)
+            session._stream.start_tls(unverified(smtp.tls_settings), patience)
+            return session._stream.certificate()
+        finally:
+            session.close()
+
+    def use(self, *, pipelining: bool, chunking: bool) -> None:
+        """Choose how letters are sent, as far as the server announces it. Only before the first one."""
+        self.pipelining = pipelining and "PIPELINING" in self.extensions
+        # RFC 2033 has no word on BDAT and its refusals, and few LMTP servers know it.
+        self.chunking = chunking and self.pipelining and "CHUNKING" in self.extensions and self._smtp.protocol == "smtp"
+        if self.chunking:
+            self._transfer = BdatTransfer(self._link, self._smtp, self.extensions, self._passages)
+        else:
+            self._transfer = DataTransfer(
+                self._link, self._smtp, self.extensions, self._passages, pipelining=self.pipelining
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether another letter may be sent. Outcomes may be collected all the same."""
+        return self._link.alive
 
     @property
     def tls(self) -> bool:
         """Whether the stream is encrypted."""
         return self._stream.tls
 
+    @property
+    def round_trip(self) -> float:
+        """How far away the server is, in seconds: as long as the connection took to stand."""
+        return self._stream.seconds
+
+    @property
+    def pending(self) -> int:
+        """How many letters were sent and their outcomes not collected."""
+        return len(self._passages)
+
+    @property
+    def in_flight(self) -> int:
+        """How many of the pending letters' ends have left, or may have: so many a crash leaves in doubt."""
+        return self._passages.in_flight
+
+    def room(self, letter: Letter, limit: int) -> bool:
+        """Return whether `letter` may be sent now, with at most `limit` in flight; else an outcome must be collected.
+
+        With nothing pending there is room. There is none while an outcome is known and not collected: it wants to be
+        recorded.
+        """
+        oldest = self._passages.oldest
+        if oldest is None:
+            return True
+        return self.alive and not oldest.settled and self._transfer.room(letter, limit)
+
+    def send(self, letter: Letter, before_end: Callable[[Letter], None]) -> None:
+        """Put a letter on its way, as far as it goes without waiting more than needed.
+
+        `before_end` is called once, before any octet leaves that could complete the letter, be it in this call or in a
+        later one; and not at all if its end never leaves. It never does if `before_end` raises.
+
+        Raises ConnectionFailed if the session has ended before; Stopped; and whatever `before_end` and the letter raise,
+        then the session is closed. That the session breaks now is told by `collect`.
+        """
+        if not self.alive:
+            raise ConnectionFailed(f"the session with {self.server} has ended")
+        self._guarded(lambda: self._transfer.send(letter, before_end))
+
+    def flush(self) -> None:
+        """Send what `send` has kept back, without waiting for an answer where the protocol allows that. Raises as `send`.
+
+        By DATA the end of the last letter is sent, and its replies are waited for.
+        """
+        if self.alive:
+            self._guarded(self._transfer.finish)
+
+    def collect(self) -> tuple[Letter, Outcome]:
+        """Return the oldest pending letter and what became of it; wait for it if that is not known.
+
+        Raises ConnectionFailed or RemoteProtocolError if the session broke before the end of this letter had left:
+        nothing was delivered then, and it is pending no longer. Stopped, and what `before_end` raises, leave it pending.
+        LocalProtocolError if nothing is.
+        """
+        oldest = self._passages.oldest
+        if oldest is None:
+            raise LocalProtocolError("no letter is on its way")
+        if not oldest.settled:
+            self._guarded(self._transfer.settle_oldest)
+        self._passages.take()
+        if oldest.outcome is not None:
+            return oldest.letter, oldest.outcome
+        raise oldest.failure or LocalProtocolError("a letter has no outcome")
+
     def deliver(self, letter: Letter, before_end: Callable[[], None], following: Letter | None = None) -> Outcome:
         """Deliver one letter and return what became of it.
 
         `before_end` is called before the last octets of the mail data leave, and not at all if they never do. `following`
-        is the letter of the next call, if that is known: its envelope goes out with the end of this one; the next call
-        must be for the very same object.
+        is the letter of the next call, if that is known: its envelope goes out with the end of this one, unless letters
+        go by BDAT; the next call must be for the very same object.
 
         Raises ConnectionFailed or RemoteProtocolError if the session broke before the end of data: nothing was delivered
         then, and a new session is needed; Stopped at any point; and whatever `before_end` and the letter raise.
         """
-        transaction, self._ready = self._ready, None
-        if transaction is not None and transaction.letter is not letter:
-            self.close()
-            raise LocalProtocolError("the letter announced as the following one is not the next one")
-        transaction = transaction or self._transaction(letter)
-        if not transaction.commands:
-            return transaction.outcome()
-        if not self.alive:
-            raise ConnectionFailed(f"the session with {self.server} has ended")
         try:
-            if not self._envelope(transaction):
-                return transaction.outcome()
-            return self._content(transaction, before_end, following)
+            self.send(letter, lambda _: before_end())
+            if self.alive:
+                self._guarded(lambda: self._transfer.finish(following))
+            return self.collect()[1]
         except BaseException:
-            # Half a conversation can't be continued, and mail data without its end was never sent.
+            self._passages.clear()
+            raise
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Do a step. Half a conversation can't be continued: what goes wrong closes the session and settles the letters."""
+        try:
+            step()
+        except (ConnectionFailed, RemoteProtocolError) as error:
             self.close()
+            self._passages.give_up(error)
+        except BaseException as error:
+            self.close()
+            failure = (
+                error if isinstance(error, PoprepError) else ConnectionFailed(f"the session was given up: {error}")
+            )
+            self._passages.give_up(failure)
             raise
 
     def quit(self) -> None:
         """Take leave politely but briefly, and close. Raises nothing but Stopped."""
         try:
-            if self.alive and self._ready is None:
+            if self.alive and self._transfer.idle:
                 patience = min(FAREWELL, self._smtp.timeout)
                 with suppress(ConnectionFailed, RemoteProtocolError):
-                    self._ask(core.quit(), patience)
+                    self._link.ask(core.quit(), patience)
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the connection without a word. Never fails, may be called twice."""
-        self.alive = False
-        self._stream.close()
+        self._link.close()
 
     # The beginning of a session
 
+    def _greet(self) -> None:
+        self._link.require(self._link.reply(self._smtp.timeout), "refuses the connection")
+        self._hello()
+
     def _hello(self) -> None:
         """Introduce ourselves and learn the extensions; HELO where there are none. LMTP has no such way out."""
-        name = self._name()
+        name = helo_name(self._smtp, self._stream)
         lmtp = self._smtp.protocol == "lmtp"
         self.extensions = {}
-        reply = self._ask(core.ehlo(name, lmtp=lmtp), self._smtp.timeout)
+        reply = self._link.ask(core.ehlo(name, lmtp=lmtp), self._smtp.timeout)
         if reply.permanent and not lmtp:
-            self._require(self._ask(core.helo(name), self._smtp.timeout), "refuses EHLO and HELO")
+            self._link.require(self._link.ask(core.helo(name), self._smtp.timeout), "refuses EHLO and HELO")
             return
-        self._require(reply, f"refuses {reply.command.verb}")
+        self._link.require(reply, f"refuses {reply.command.verb}")
         self.extensions = core.parse_extensions(reply)
 
-    def _name(self) -> str:
-        if self._smtp.helo is not None:
-            return self._smtp.helo
-        name = local_name()
-        if "." in name and core.is_host(name):
-            return name
-        address = self._stream.local_address() or "127.0.0.1"
-        return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
-
     def _start_tls(self) -> None:
-        """Do STARTTLS (RFC 3207) and learn the extensions again. With "wanted", a server that offers none is left alone."""
+        """Do STARTTLS (RFC 3207) and learn the extensions again. With "wanted", a server that offers none is left alone.
+
+        With "wanted" every failure is a TlsError.
+        """
         if "STARTTLS" not in self.extensions:
             if self._smtp.tls == "wanted":
+                self.warnings.append(f"{self.server} does not offer STARTTLS; going on in the clear")
                 return
             raise TlsError(
                 f"{self.server} doesn't offer STARTTLS, and TLS is required",
                 hint='ssl = true if it is a TLS port (465); tls = "wanted" sends mail in the clear',
             )
-        reply = self._ask(core.starttls(), self._smtp.timeout)
-        if not reply.positive:
-            raise TlsError(f"{self.server} refuses STARTTLS: {reply}", hint='tls = "wanted" sends mail in the clear')
-        refuse_early(self._client.forget(), self.server)
-        self._stream.start_tls(self._smtp.tls_settings, self._smtp.timeout)
+        try:
+            self._link.ask_for_tls(self._smtp.timeout)
+        except (ConnectionFailed, RemoteProtocolError) as error:
+            if self._smtp.tls != "wanted":
+                raise
+            raise TlsError(f"TLS did not begin after STARTTLS: {error}") from error
+        self._link.encrypt(self._smtp.tls_settings, self._smtp.timeout)
         self._hello()
 
-    def _require(self, reply: Reply, what: str) -> None:
-        """Return if `reply` is positive. Raises the error that says `what` the server does, and its words."""
-        if reply.positive:
-            return
-        message = f"{self.server} {what}: {reply}"
-        if reply.transient:
-            raise TemporaryReplyError(message, reply=reply)
-        if reply.permanent:
-            raise ReplyError(message, reply=reply)
-        raise self._out_of_step(reply)
-
-    # One letter
-
-    def _transaction(self, letter: Letter) -> Transaction:
-        return Transaction(letter, self.extensions, reset=self._reset)
-
-    def _envelope(self, transaction: Transaction) -> bool:
-        """Bring the envelope to its end and return whether the server waits for the mail data."""
-        while not transaction.finished:
-            reply = self._next(transaction)
-            if reply.code == 421:
-                transaction.cut_short(reply)
-                self.close()
-                return False
-            if not transaction.take(reply):
-                raise self._out_of_step(reply)
-        self._reset = not transaction.go_ahead
-        if transaction.go_ahead and not transaction.paths:
-            self._send_nothing(transaction)
-            return False
-        return transaction.go_ahead
-
-    def _next(self, transaction: Transaction) -> Reply:
-        """Return the reply to the transaction's next command; send the next window of commands if none is outstanding."""
-        if transaction.sent == transaction.answered:
-            self._stream.write(self._client.send(*transaction.window(self._window)), self._smtp.timeout)
-        return self._reply(self._smtp.timeout)
-
-    @property
-    def _window(self) -> int:
-        return WINDOW if self.pipelining else 1
-
-    def _send_nothing(self, transaction: Transaction) -> None:
-        """End mail data that is for nobody, which the server has asked for all the same (RFC 2920 3.1)."""
-        self._reset = True
-        if transaction.refused is not None or self._smtp.protocol == "lmtp":
-            self.close()  # who could it be for? RFC 2033 4.2 doesn't know this case
-            return
-        self._client.expect_end_of_data()
-        # The letter's verdicts stand, whatever becomes of the line.
-        try:
-            self._stream.write(b".\r\n", self._smtp.timeout)
-            reply = self._reply(self._smtp.data_timeout)
-        except (ConnectionFailed, RemoteProtocolError):
-            self.close()
-            return
-        if reply.code == 421:
-            self.close()
-
-    def _content(self, transaction: Transaction, before_end: Callable[[], None], following: Letter | None) -> Outcome:
-        """Send the mail data, the following group with its end, and take the replies to that end."""
-        last = b""
-        self._client.expect_end_of_data(self._ends(transaction))
-        try:
-            for part in transaction.letter.wire():
-                if last:
-                    self._stream.write(last, self._smtp.timeout)
-                last = part
-        except ConnectionFailed as error:
-            return self._last_words(transaction, error, ended=False)
-        if not last.endswith(TERMINATOR) and last != TERMINATOR[2:]:
-            raise LocalProtocolError("the mail data of a letter has no end")
-        group = self._group(following)
-        before_end()
-        try:
-            self._stream.write(last + group if group else last, self._smtp.timeout)
-        except ConnectionFailed as error:
-            return self._last_words(transaction, error, ended=True)
-        return self._verdicts(transaction)
-
-    def _ends(self, transaction: Transaction) -> int:
-        return len(transaction.paths) if self._smtp.protocol == "lmtp" else 1
-
-    def _group(self, following: Letter | None) -> bytes:
-        """Return the whole envelope of the following letter if it may be sent ahead, else nothing."""
-        if following is None or not self.pipelining:
-            return b""
-        transaction = self._transaction(following)
-        if not 0 < len(transaction.commands) <= WINDOW:
-            return b""
-        self._ready = transaction
-        return self._client.send(*transaction.window(WINDOW))
-
-    def _verdicts(self, transaction: Transaction) -> Outcome:
-        """Take the replies to the end of data: 2yz, 4yz and 5yz settle it, everything else leaves it in doubt."""
-        paths = transaction.paths
-        groups = [(path,) for path in paths] if self._smtp.protocol == "lmtp" else [tuple(paths)]
-        ending = False
-        for group in groups:
-            try:
-                reply = self._reply(self._smtp.data_timeout)
-            except (ConnectionFailed, RemoteProtocolError) as error:
-                self.close()
-                return transaction.outcome(f"the end of the message was sent, then: {error}")
-            if not transaction.settle(group, reply, "end-of-data"):
-                self.close()
-                return transaction.outcome(f"{self.server} answered {reply} to the end of the message")
-            ending = ending or reply.code == 421
-        if ending:
-            self.close()
-        return transaction.outcome()
-
-    def _last_words(self, transaction: Transaction, error: ConnectionFailed, *, ended: bool) -> Outcome:
-        """Return what a server said that stopped reading, such as 552. Else raise, or say that the end is in doubt."""
-        reply = None
-        with suppress(ConnectionFailed, RemoteProtocolError):
-            reply = self._reply(min(LAST_WORDS, self._smtp.timeout))
-        self.close()
-        if reply is not None and (reply.transient or reply.permanent):
-            transaction.settle(tuple(transaction.paths), reply, "end-of-data")
-            return transaction.outcome()
-        if ended:
-            return transaction.outcome(f"the line broke while the end of the message was being sent: {error}")
-        raise error
-
-    # Commands and replies
-
-    def _ask(self, command: Command, timeout: float) -> Reply:
-        self._stream.write(self._client.send(command), timeout)
-        return self._reply(timeout)
-
-    def _reply(self, timeout: float) -> Reply:
-        """Return the next reply, all of which must be here in `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        try:
-            while (reply := self._client.next_reply()) is None:
-                self._client.receive(self._stream.read(deadline))
-        except RemoteProtocolError as error:
-            raise RemoteProtocolError(f"{self.server}: {error}") from error
-        return reply
-
-    def _out_of_step(self, reply: Reply) -> RemoteProtocolError:
-        return RemoteProtocolError(f"{self.server} answered {reply} to {reply.command.verb}, which makes no sense")
+    def log_in(self, credentials: Credentials, address: Address, trial: Trial | None = None) -> None:
+        """Log in on a session that `open` made without credentials; with a `trial` by its method alone."""
+        password = credentials.password.encode()
+        self._link.mask(password, b64encode(password))
+        dialogue, announces = self._link.dialogue, self.extensions.get("AUTH")
+        log_in(self._smtp, credentials, address, self._stream, announces, self._link.ask, trial, dialogue)
+        self._link.forget_secrets()

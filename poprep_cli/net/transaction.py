@@ -37,6 +37,9 @@ class Letter(Protocol):
     def wire(self) -> Iterable[bytes]:
         """Return the mail data in parts, dot-stuffed; the last part ends with the terminator, CRLF.CRLF."""
 
+    def plain(self) -> Iterable[bytes]:
+        """Return the content in parts, not dot-stuffed, each line ended by CRLF, the last one too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -62,11 +65,25 @@ class Outcome:
 
 
 class Transaction:
-    """The envelope of one letter: the commands that are left to send, and what the replies mean for each recipient."""
+    """The commands of one letter that are left to send, and what the replies mean for each recipient.
 
-    __slots__ = ("_verdicts", "answered", "commands", "go_ahead", "letter", "paths", "refused", "sent")
+    With `chunking` the content goes by BDAT (RFC 3030), a command for each chunk, in place of DATA.
+    """
 
-    def __init__(self, letter: Letter, extensions: dict[str, str], *, reset: bool) -> None:
+    __slots__ = (
+        "_verdicts",
+        "answered",
+        "chunk_refused",
+        "commands",
+        "complete",
+        "go_ahead",
+        "letter",
+        "paths",
+        "refused",
+        "sent",
+    )
+
+    def __init__(self, letter: Letter, extensions: dict[str, str], *, reset: bool, chunking: bool = False) -> None:
         self.letter = letter
         self.commands: list[Command] = []  # empty if all recipients were refused here
         self.sent = 0
@@ -74,8 +91,10 @@ class Transaction:
         self.paths: list[bytes] = []  # those that RCPT accepted; before its reply there is none
         self.refused: Reply | None = None  # the reply to MAIL, if that was it
         self.go_ahead = False  # 354
+        self.complete = False  # whether the last chunk is among the commands
+        self.chunk_refused = False  # whether a chunk was: the server discards the rest
         self._verdicts: tuple[list[Verdict], list[Verdict], list[Verdict]] = ([], [], [])
-        self._compose(extensions, reset=reset)
+        self._compose(extensions, reset=reset, chunking=chunking)
 
     @property
     def finished(self) -> bool:
@@ -85,6 +104,29 @@ class Transaction:
         if self.sent == len(self.commands) or self.refused is not None:
             return True
         return self.commands[self.sent].verb == "DATA" and not self.paths
+
+    @property
+    def answer_due(self) -> Command | None:
+        """The command that the next reply answers, None if no reply is to come."""
+        return self.commands[self.answered] if self.answered < self.sent else None
+
+    @property
+    def decided(self) -> bool:
+        """Whether each recipient has its verdict."""
+        return sum(map(len, self._verdicts)) >= len(dict.fromkeys(self.letter.forward_paths))
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the content was, for somebody."""
+        return bool(self._verdicts[0])
+
+    def chunk(self, octets: int, *, last: bool) -> Command:
+        """Return the command for the next chunk, which is sent at once."""
+        command = core.bdat(octets, last=last)
+        self.commands.append(command)
+        self.sent += 1
+        self.complete = last
+        return command
 
     def window(self, size: int) -> list[Command]:
         """Return the next commands, at most `size`, and count them as sent."""
@@ -102,8 +144,10 @@ class Transaction:
             if refusal and self.refused is None:
                 self.settle(tuple(self.paths), reply, "data")
             return self.go_ahead or refusal
+        if verb == "BDAT":
+            return self._take_chunk(reply)
         if verb == "RSET":
-            return reply.positive
+            return reply.positive or reply.code == 421
         if verb == "MAIL":
             self.refused = None if reply.positive else reply
             if refusal:
@@ -116,8 +160,18 @@ class Transaction:
             self.settle((path,), reply, "rcpt")
         return reply.positive or refusal
 
+    def _take_chunk(self, reply: Reply) -> bool:
+        """Take the reply to a chunk. One that is for nobody has no meaning, not even if it is positive."""
+        if not (reply.positive or reply.transient or reply.permanent):
+            return False
+        if self.paths and not self.chunk_refused:
+            self.chunk_refused = not reply.positive
+            if self.chunk_refused or reply.command.line.endswith(b" LAST\r\n"):
+                self.settle(tuple(self.paths), reply, "end-of-data")
+        return True
+
     def cut_short(self, reply: Reply) -> None:
-        """Take a 421: it stands for all recipients that have no verdict yet."""
+        """Take a 421, to whichever command: it stands for all recipients that have no verdict yet."""
         stages = {"RCPT": "rcpt", "DATA": "data"}
         settled = {verdict.path for verdicts in self._verdicts for verdict in verdicts}
         rest = tuple(path for path in self._asked() if path not in settled)
@@ -140,7 +194,7 @@ class Transaction:
     def _asked(self) -> tuple[bytes, ...]:
         return tuple(_path_of(command) for command in self.commands if command.verb == "RCPT")
 
-    def _compose(self, extensions: dict[str, str], *, reset: bool) -> None:
+    def _compose(self, extensions: dict[str, str], *, reset: bool, chunking: bool) -> None:
         """Make the commands. What the server is known to refuse gets its verdict here, and so does what can't be sent."""
         letter = self.letter
         everybody = tuple(dict.fromkeys(letter.forward_paths))  # a recipient gets one copy
@@ -174,7 +228,8 @@ class Transaction:
             self.settle(sent, _refusal(553, "5.1.7", str(error)), "mail")
             return
         if recipients:
-            self.commands = [*([core.rset()] if reset else ()), mail, *recipients, core.data()]
+            end = () if chunking else (core.data(),)
+            self.commands = [*([core.rset()] if reset else ()), mail, *recipients, *end]
 
 
 def _path_of(command: Command) -> bytes:

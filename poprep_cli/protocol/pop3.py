@@ -32,6 +32,22 @@ class Command(NamedTuple):
     def __repr__(self) -> str:
         return f"<{self.shown}>"
 
+    @property
+    def secret(self) -> bytes:
+        """What the transcript masks, b"" if it masks nothing."""
+        secret = self.line.rpartition(b" ")[2] if self.shown.endswith("***") else b""
+        return b"" if secret == b"=" else secret  # the empty initial response
+
+    @property
+    def verb(self) -> str:
+        """The command's name."""
+        return self.line.partition(b" ")[0].decode("ascii", "replace")
+
+    @property
+    def is_mail(self) -> bool:
+        """Whether the reply's block is the content of a message."""
+        return self.line.startswith((b"RETR ", b"TOP "))
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -39,6 +39,19 @@ class Command:
     verb: str
     line: bytes = field(repr=False)
 
+    @property
+    def secret(self) -> bytes:
+        """What the transcript masks, b"" if it masks nothing."""
+        words = self.line.split()
+        if self.verb == "AUTH response":
+            return words[0] if words and words != [b"*"] else b""
+        return words[2] if self.verb == "AUTH" and len(words) > 2 and words[2] != b"=" else b""
+
+    @property
+    def shown(self) -> str:
+        """The line as the transcript shows it, with *** for its secret."""
+        return printable(self.line.strip().removesuffix(self.secret)) + ("***" if self.secret else "")
+
 
 GREETING = Command("greeting", b"")  # outstanding from the first moment on
 END_OF_DATA = Command("end of data", b"")  # the caller writes the mail data itself
@@ -276,15 +289,20 @@ def quit() -> Command:  # noqa: A001 - the command's name
 def parse_extensions(reply: Reply) -> dict[str, str]:
     """Return what the reply to EHLO announces: keywords in capitals, each with its parameters or "" (RFC 5321 4.1.1.1).
 
-    Lines that are no extension are left out; of a keyword that comes twice the first counts. What it returns is as
-    bounded as a reply is, parameters are cut at `MAX_PARAMETERS`.
+    Lines that are no extension are left out; of a keyword that comes twice the first counts, but all that AUTH lines name
+    does: some servers have "AUTH=LOGIN", the form of a draft, beside the one of RFC 4954. What it returns is as bounded as
+    a reply is, parameters are cut at `MAX_PARAMETERS`.
     """
     extensions: dict[str, str] = {}
     for line in reply.lines[1:]:
         found = _KEYWORD.fullmatch(line.strip())
         if found:
             parameters = (found[2] or b"").decode("ascii", "replace").strip()
-            extensions.setdefault(found[1].decode().upper(), parameters[:MAX_PARAMETERS])
+            keyword = found[1].decode().upper()
+            if keyword == "AUTH" and keyword in extensions:
+                names = (*extensions[keyword].split(), *parameters.split())
+                extensions[keyword] = " ".join(dict.fromkeys(name.upper() for name in names))[:MAX_PARAMETERS]
+            extensions.setdefault(keyword, parameters[:MAX_PARAMETERS])
     return extensions
 
 

@@ -15,6 +15,7 @@ from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
 CRLF = b"\r\n"
 TERMINATOR = b"\r\n.\r\n"
 MAX_LINE = 8192  # RFC 2449 4 and RFC 5321 4.5.3.1.5 allow 512; servers are more talkative than that
+LONGEST_LINE = 998  # octets without CRLF: RFC 5321 4.5.3.1.6, RFC 5322 2.1.1
 PART_OCTETS = 1 << 20  # a block up to this size is handed out whole, a larger one in parts of about this size
 
 _FORBIDDEN = b"\r\n\0"
@@ -130,14 +131,21 @@ def _visible(character: str) -> str:
 
 
 class CanonicalCheck:
-    """Tells, part by part, whether a block has stray CRs or LFs, NULs, and octets over 127."""
+    """Tells, part by part, whether a block has stray CRs or LFs, NULs, octets over 127, and lines over 998 octets.
 
-    __slots__ = ("ascii", "canonical", "nul")
+    A line ends where it will once `mend_parts` has been at it. A doubled dot counts as one (RFC 5321 4.5.3.1.6).
+    """
+
+    __slots__ = ("_doubled", "_fresh", "_open", "ascii", "canonical", "long_lines", "nul")
 
     def __init__(self) -> None:
         self.canonical = True
         self.ascii = True
         self.nul = False
+        self.long_lines = False
+        self._open = 0  # octets of the line that the last part has left open
+        self._fresh = True  # whether a dot that comes next is a doubled one
+        self._doubled = False  # whether the line that is open began with one
 
     def add(self, data: bytes) -> None:
         """Look at the next part. Parts must not end between a CR and its LF, as those of `ReceiveBuffer.part` don't."""
@@ -148,6 +156,26 @@ class CanonicalCheck:
             self.ascii = False
         if not self.nul and b"\0" in data:
             self.nul = True
+        if not self.long_lines:
+            self._measure(data)
+
+    def _measure(self, data: bytes) -> None:
+        """Look for a long line in strides: from the start of a line to the last line end that is near enough."""
+        size, begin = len(data), -self._open
+        while begin < size:
+            start = max(begin, 0)
+            if begin >= 0:
+                self._doubled = self._fresh and data.startswith(b".", begin)
+            limit = begin + LONGEST_LINE + self._doubled
+            end = data.rfind(CRLF, start, limit + 2)
+            self._fresh = end >= 0
+            if not self._fresh:  # perhaps a stray one ends it
+                end = max(data.rfind(b"\n", start, limit + 1), data.rfind(b"\r", start, limit + 1))
+            if end < 0:
+                self.long_lines = limit < size
+                break
+            begin = end + 1 + self._fresh
+        self._open = size - begin
 
 
 def unstuff(block: bytes) -> bytes:

@@ -12,14 +12,17 @@ import pytest
 from poprep_cli.config.model import Address, Pop3, Secret
 from poprep_cli.embedded.pop3 import Pop3Faults, Pop3Server
 from poprep_cli.errors import AuthenticationFailed, LocalProtocolError, RemoteProtocolError
-from poprep_cli.net.authenticate import MAX_CHALLENGE, Turn, exchange, make
+from poprep_cli.net.authenticate import MAX_CHALLENGE, Turn, exchange, mechanisms
 from poprep_cli.net.detect import NO_MEMORY, Detector, Memory
 from poprep_cli.net.link import Link
 from poprep_cli.net.login import Session, log_in
 from poprep_cli.net.stop import Stop
+from poprep_cli.net.stream import Stream
 from poprep_cli.protocol.sasl.mechanism import CramMd5, Credentials, External, Login, Mechanism, Plain
 from poprep_cli.protocol.sasl.methods import POP3_DEFAULT, candidates
 from poprep_cli.protocol.sasl.scram import Scram
+from tests.net.scripted import Exchange, Half, Scripted, drops, logged_in, plain
+from tests.net.scripted import settings as scripted_settings
 from tests.protocol.test_methods import LETTERS, grid, usable
 
 PASSWORD = "tr0ub4dor-and-3"
@@ -172,15 +175,19 @@ def test_no_exchange_raises_with_the_password() -> None:
 # The mechanisms of the methods
 
 
+def made_for(method: str, credentials: Credentials, stream: Stream) -> Mechanism:
+    return next(mechanisms(method, credentials, stream, unknown=set()))
+
+
 def test_each_method_has_its_mechanism() -> None:
     server = mailbox()
     with server:
         link = Link(settings(server), Stop())
-        made = {method: make(method, WHO, link.stream) for method in POP3_DEFAULT if method in USABLE_WITHOUT_TLS}
+        made = {method: made_for(method, WHO, link.stream) for method in POP3_DEFAULT if method in USABLE_WITHOUT_TLS}
         for method in ("scram-sha-256-plus", "scram-sha-1-plus"):
             with pytest.raises(LocalProtocolError, match="no channel binding"):
-                make(method, WHO, link.stream)
-        assert make("external", WHO, link.stream).name == "EXTERNAL"
+                made_for(method, WHO, link.stream)
+        assert made_for("external", WHO, link.stream).name == "EXTERNAL"
         link.close()
     assert set(made) == USABLE_WITHOUT_TLS
     for method, mechanism in made.items():
@@ -192,7 +199,7 @@ def test_each_scram_has_a_nonce_of_its_own() -> None:
     server = mailbox()
     with server:
         link = Link(settings(server), Stop())
-        assert len({make("scram-sha-256", WHO, link.stream).start() for _ in range(5)}) == 5
+        assert len({made_for("scram-sha-256", WHO, link.stream).start() for _ in range(5)}) == 5
         link.close()
 
 
@@ -362,7 +369,58 @@ def test_what_is_remembered_and_refused_falls_to_the_others() -> None:
         )
         with pytest.raises(AuthenticationFailed):
             log_in(pop3, PASSWORD, Stop(), Memory("plain", f"{announcements}; clear"))
-    assert lines(server) == [["CAPA", "AUTH PLAIN (plain)", "AUTH CRAM-MD5"]]
+    assert lines(server) == [["CAPA", "AUTH PLAIN (plain)", "AUTH", "AUTH CRAM-MD5"]]
+
+
+LISTED = b"+OK\r\nCRAM-MD5\r\nPLAIN\r\n.\r\n"
+
+
+@pytest.mark.parametrize("capa", [(b"USER",), (b"USER", b"SASL LOGIN"), "err"])
+def test_what_only_auth_announced_is_tried_at_once_the_next_time(capa: Any, sessions: list[Session]) -> None:
+    server = mailbox(capa=capa, replies=auth_rule(LISTED, PLAIN=b"+ \r\n"))
+    with server:
+        for memory in (NO_MEMORY, None, None):
+            sessions.append(log_in(settings(server), PASSWORD, Stop(), memory or sessions[-1].memory))
+            sessions[-1].link.close()
+            wait_for_the_end(server)
+    # Each line is a round trip.
+    second = ["CAPA", "AUTH PLAIN", "(plain)"]
+    assert lines(server) == [["CAPA", "AUTH", "AUTH CRAM-MD5", *second[1:]], second, second]
+    assert [session.method for session in sessions] == ["plain"] * 3
+    assert sessions[0].memory.listed == ("cram-md5", "plain")
+    assert sessions[2].memory == sessions[0].memory
+
+
+def test_when_what_only_auth_announced_fails_auth_is_asked_again(sessions: list[Session]) -> None:
+    server = mailbox(capa=(b"USER",), replies=auth_rule(LISTED, PLAIN=b"+ \r\n"))
+    with server:
+        sessions.append(log_in(settings(server), PASSWORD, Stop()))
+        server.faults = Pop3Faults(
+            apop=False, capa=(b"USER",), replies=auth_rule(b"+OK\r\nLOGIN\r\n.\r\n", PLAIN=b"-ERR not any more\r\n")
+        )
+        sessions.append(log_in(settings(server), PASSWORD, Stop(), sessions[0].memory))
+    assert lines(server)[1][:4] == ["CAPA", "AUTH PLAIN", "AUTH", "AUTH LOGIN"]
+    assert sessions[1].memory.listed == ("login",)
+
+
+def refuses_and_hangs_up(exchange: Exchange) -> None:
+    """Refuse, and hang up when the next command comes."""
+    exchange.refuse()
+    exchange.drop()
+
+
+@pytest.mark.parametrize("half", [drops, refuses_and_hangs_up])
+def test_when_it_hangs_up_auth_is_asked_on_the_next_connection(half: Half) -> None:
+    server = Scripted({"PLAIN": plain}, listed=["PLAIN"], user=True)
+    pop3 = ("plain", "login", "user")
+    with logged_in(server, *pop3) as session:
+        server.halves["PLAIN"] = half
+        again = log_in(scripted_settings(server.port, *pop3), PASSWORD, Stop(), session.memory)
+        again.link.close()
+    assert again.method == "user"
+    assert again.memory.mute == ()  # it hung up after the login, not because of the question
+    second = server.lines[1] + server.lines[2]
+    assert second == ["CAPA", "AUTH PLAIN", *["AUTH"] * (half is refuses_and_hangs_up), "CAPA", "AUTH", "USER", "PASS"]
 
 
 @pytest.mark.parametrize("rule", ["hang", "drop"])

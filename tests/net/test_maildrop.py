@@ -141,13 +141,42 @@ def test_mail_that_arrives_between_uidl_and_list_waits() -> None:
         assert [listed.number for listed in maildrop.listing()] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("verb", ["UIDL", "LIST"])
 @both_ways
-def test_a_refused_listing(verb, pipelining) -> None:
-    with opened(serve(replies={verb: b"-ERR not today\r\n"}), pipelining=pipelining) as maildrop:
-        with pytest.raises(ReplyError, match=f"refused {verb}: -ERR not today"):
+def test_a_refused_listing(pipelining) -> None:
+    with opened(serve(replies={"LIST": b"-ERR not today\r\n"}), pipelining=pipelining) as maildrop:
+        with pytest.raises(ReplyError, match="refused LIST: -ERR not today"):
             maildrop.listing()
         assert maildrop.listed == []
+
+
+@both_ways
+def test_refused_uidls(pipelining) -> None:
+    with opened(serve(replies={"UIDL": b"-ERR not today\r\n"}), pipelining=pipelining) as maildrop:
+        assert [(listed.number, listed.uidl) for listed in maildrop.listing()] == [(1, b""), (2, b""), (3, b"")]
+        assert str(maildrop.uidl_refusal) == "-ERR not today"
+
+
+def test_what_uidl_passes_over_has_none() -> None:
+    with opened(serve(4, replies={"UIDL": b"+OK\r\n1 a\r\n3 c\r\n.\r\n"})) as maildrop:
+        assert [(listed.number, listed.uidl) for listed in maildrop.listing()] == [(1, b"a"), (2, b""), (3, b"c")]
+        maildrop.rename({2: b"x", 3: b"y"})
+        assert [listed.uidl for listed in maildrop.listed] == [b"a", b"x", b"y"]
+
+
+@both_ways
+def test_what_top_does_not_give_whole_is_read_again(pipelining) -> None:
+    server = serve(5, truncate_top=20)
+    with opened(server, pipelining=pipelining) as maildrop:
+        found = []
+        for listed, reply in maildrop.retrieve(maildrop.listing(), always, lambda listed: listed.number != 3):
+            content = unstuff(b"".join(maildrop.parts(reply)))
+            if reply.command.verb == "TOP":
+                maildrop.read_again(listed)
+            else:
+                found.append((listed.number, content))
+        assert sorted(found) == [(number, b"X-Number: %d\r\n" % number + CONTENT) for number in range(1, 6)]
+        verbs = server.sessions[0].verbs
+        assert (verbs.count("TOP"), verbs.count("RETR")) == (4, 5)
 
 
 @pytest.mark.parametrize(

@@ -238,15 +238,15 @@ def test_a_third_message_is_one_too_many() -> None:
         scram.respond(SERVER_FINAL)
 
 
-def log_in(name: str, credentials: Credentials, ours: bytes | None, theirs: bytes | None) -> Scram:
+def log_in(name: str, credentials: Credentials, ours: bytes | None, theirs: bytes | None, kind: str = "") -> Scram:
     """Run the whole exchange with a server that knows `credentials`. Raises what either side raises."""
     mechanism = ScramMechanism(name)
     stored = mechanism.make_auth_info(credentials.password, 4096)
     server = mechanism.make_server(
         lambda user: stored if user == credentials.user else None,
-        None if theirs is None else ("tls-server-end-point", theirs),
+        None if theirs is None else (kind, theirs),
     )
-    client = Scram(name, credentials, NONCE, ours)
+    client = Scram(name, credentials, NONCE, None if ours is None else (kind, ours))
     server.set_client_first((client.start() or b"").decode())
     server.set_client_final(client.respond(server.get_server_first().encode()).decode())
     assert client.respond(server.get_server_final().encode()) == b""
@@ -260,16 +260,27 @@ def test_scram_with_names_of_all_kinds(name: str, credentials: Credentials) -> N
     assert log_in(name, credentials, None, None).done
 
 
+@pytest.mark.parametrize("kind", ["tls-unique", "tls-server-end-point"])
 @pytest.mark.parametrize("name", ["SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"])
-def test_scram_plus_binds_the_channel(name: str) -> None:
-    assert Scram(name, USER, NONCE, BINDING).start() == b"p=tls-server-end-point,,n=user,r=" + NONCE.encode()
-    assert log_in(name, USER, BINDING, BINDING).done
+def test_scram_plus_binds_the_channel(name: str, kind: str) -> None:
+    assert Scram(name, USER, NONCE, (kind, BINDING)).start() == f"p={kind},,n=user,r={NONCE}".encode()
+    assert log_in(name, USER, BINDING, BINDING, kind).done
+
+
+def test_scram_plus_tells_that_its_type_of_binding_is_not_known() -> None:
+    scram = Scram("SCRAM-SHA-1-PLUS", USER, NONCE, ("tls-unique", BINDING))
+    scram.start()
+    assert not scram.unknown_binding
+    assert scram.respond(b"e=unsupported-channel-binding-type,x=y") == b""
+    assert scram.unknown_binding
+    with pytest.raises(RemoteProtocolError, match="proof"):
+        scram.check_end()
 
 
 @pytest.mark.parametrize("name", ["SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"])
 def test_scram_plus_through_somebody_in_the_middle_fails(name: str) -> None:
     with pytest.raises(ScramException, match="channel bindings don't match"):
-        log_in(name, USER, BINDING, BINDING[::-1])
+        log_in(name, USER, BINDING, BINDING[::-1], "tls-unique")
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,7 @@ def test_extensions() -> None:
         b"SIZE 5",
         b"8bitmime",
         b"AUTH=LOGIN PLAIN",
+        b"AUTH PLAIN CRAM-MD5 login",
         b"",
         b"-x",
         b"\xff",
@@ -288,7 +289,7 @@ def test_extensions() -> None:
     )
     found = smtp.parse_extensions(Reply(250, "", lines, smtp.ehlo("a")))
     assert found.pop("XLONG") == "y" * smtp.MAX_PARAMETERS
-    assert found == {"SIZE": "1000", "8BITMIME": "", "AUTH": "LOGIN PLAIN"}
+    assert found == {"SIZE": "1000", "8BITMIME": "", "AUTH": "LOGIN PLAIN CRAM-MD5"}
 
 
 def test_it_is_cheap() -> None:

@@ -8,17 +8,22 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
+from poprep_cli.protocol.sasl.methods import WORKSTATION
 
 MAX_CRAM_CHALLENGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who logs in, and by which secret. `repr` leaves the secret out."""
+    """Who logs in, and by which secret. `repr` leaves the secret out.
+
+    `domain` and `workstation`, the name that this computer gives itself, are NTLM's.
+    """
 
     user: str
     password: str = field(repr=False)
     domain: str = ""
+    workstation: str = WORKSTATION
 
 
 class Mechanism(Protocol):

@@ -40,6 +40,7 @@ POP3_DEFAULT: tuple[Pop3Method, ...] = ORDER[1:]
 SMTP_DEFAULT: tuple[SmtpMethod, ...] = get_args(SmtpMethod)[1:]
 REVERSIBLE = frozenset(("plain", "login", "user"))  # who listens, or keeps the log, has the password
 SASL = frozenset(ORDER) - {"apop", "user"}
+WORKSTATION = "WORKSTATION"  # what NTLM clients say that don't tell the computer's name to everybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,16 @@ def announced(sasl: Iterable[str]) -> frozenset[str]:
     return frozenset(name.lower() for name in sasl) & SASL
 
 
+def misses_binding(enabled: Collection[str], sources: Mapping[str, Collection[str]]) -> bool:
+    """Return whether a -PLUS method, one with channel binding, is enabled, and none was announced by anything."""
+    announced_by_any = frozenset().union(*sources.values())
+    return _binds(enabled) and not _binds(announced_by_any)
+
+
+def _binds(methods: Collection[str]) -> bool:
+    return any(method.endswith("-plus") for method in methods)
+
+
 def candidates(
     enabled: Collection[str], sources: Mapping[str, Collection[str]], around: Surroundings, preferred: str = ""
 ) -> tuple[Candidate, ...]:
@@ -87,6 +98,21 @@ def candidates(
         by = tuple(source for source, methods in sources.items() if method in methods)
         found.append(Candidate(method, by, _why_not(method, by, around)))
     return tuple(sorted(found, key=lambda candidate: candidate.method != preferred))
+
+
+def described(sources: Mapping[str, Collection[str]], found: Collection[Candidate]) -> tuple[str, str]:
+    """Return for a transcript what was announced by what, and what is tried in which order, and why not the rest."""
+    by = (
+        f"by {source}: {' '.join(method for method in ORDER if method in methods) or 'none'}"
+        for source, methods in sources.items()
+    )
+    usable = " ".join(one.method for one in found if one.usable) or "none"
+    others: dict[str, list[str]] = {}
+    for one in found:
+        if not one.usable:
+            others.setdefault(one.why_not, []).append(one.method)
+    skipped = "".join(f"; {why}: {' '.join(methods)}" for why, methods in others.items())
+    return f"methods announced {'; '.join(by) or 'by nothing'}", f"methods to try: {usable}{skipped}"
 
 
 def _why_not(method: str, by: tuple[str, ...], around: Surroundings) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
+from poprep_cli.errors import LocalProtocolError, RemoteProtocolError, TlsError
 from poprep_cli.protocol.sasl.mechanism import Credentials
 
 MIN_ITERATIONS = 4096  # RFC 5802 5.1
@@ -19,28 +19,33 @@ _ITERATIONS = re.compile(r"(?:^|,)i=([0-9]{1,20})(?:,|$)")
 
 
 class Scram:
-    """One SCRAM exchange. `name` is one of SCRAM-SHA-1, SCRAM-SHA-256, or these with -PLUS."""
+    """One SCRAM exchange. `name` is one of SCRAM-SHA-1, SCRAM-SHA-256, or these with -PLUS.
+
+    `unknown_binding` says afterwards that the server refused because it does not know this type of channel binding.
+    """
 
     def __init__(
         self,
         name: str,
         credentials: Credentials,
         nonce: str,
-        channel_binding: bytes | None = None,
+        channel_binding: tuple[str, bytes] | None = None,
     ) -> None:
-        """Prepare the exchange; `channel_binding` is the tls-server-end-point data (RFC 5929 4), for -PLUS.
+        """Prepare the exchange; `channel_binding` is the type (RFC 5929, such as tls-unique) and the data, for -PLUS.
 
+        Without -PLUS in the name the data are not sent, only that there would be some: the flag "y" (RFC 5802 6).
         Raises LocalProtocolError if name or password can't be prepared (SASLprep, RFC 4013).
         """
         from scramp import ScramClient, ScramException
 
         self.name = name
         self._error = ScramException
-        binding = ("tls-server-end-point", channel_binding) if channel_binding is not None else None
         try:
-            self._client = ScramClient([name], credentials.user, credentials.password, binding, c_nonce=nonce)
+            self._client = ScramClient([name], credentials.user, credentials.password, channel_binding, c_nonce=nonce)
         except (ScramException, ValueError) as error:
             raise LocalProtocolError(f"{name} can't be used with this user name or password") from error
+        self._alarm = _alarm(name) if channel_binding is not None else ""
+        self.unknown_binding = False
         self._stage = 0
         self._proved = False
 
@@ -53,6 +58,8 @@ class Scram:
         """Return client-final-message to server-first-message, and nothing to server-final-message once it is checked.
 
         A server-error (RFC 5802 7) is acknowledged too: the refusal that follows says more, and a success is not believed.
+        Raises TlsError for the one that says that the server sees another TLS session than we do: another method would
+        only give somebody in between what this one denies him.
         """
         if len(challenge) > MAX_MESSAGE:
             raise RemoteProtocolError(f"the server's {self.name} message is too long")
@@ -61,8 +68,14 @@ class Scram:
         except UnicodeDecodeError as error:
             raise RemoteProtocolError(f"the server's {self.name} message is not UTF-8") from error
         self._stage += 1
+        if self._alarm and self._stage <= 2 and text.partition(",")[0] == self._alarm:
+            raise TlsError(
+                f"somebody is between us and the server: {self.name} was refused with {self._alarm[2:]}",
+                hint="if a TLS proxy of your own stands there, take the scram-...-plus methods out of auth",
+            )
         if self._stage <= 2 and text.startswith("e="):
             self._stage = 2
+            self.unknown_binding = text.partition(",")[0] == "e=unsupported-channel-binding-type"
             return b""
         try:
             if self._stage == 1:
@@ -97,3 +110,8 @@ class Scram:
         """Raise RemoteProtocolError unless the server's signature was checked (RFC 5802 3)."""
         if not self._proved:
             raise RemoteProtocolError(f"the server said yes without the {self.name} proof that it knows the password")
+
+
+def _alarm(name: str) -> str:
+    """Return the server-error (RFC 5802 7) which says that the two ends don't see the same TLS session."""
+    return "e=channel-bindings-dont-match" if name.endswith("-PLUS") else "e=server-does-support-channel-binding"
