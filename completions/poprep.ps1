@@ -6,7 +6,13 @@ Register-ArgumentCompleter -Native -CommandName 'poprep', 'poprep.exe' -ScriptBl
     $tree = @{
         '' = @(
             'poll|Move new mail from POP3 to SMTP: one pass.'
+            'purge|Delete from the mailboxes what is due, now; move no mail.'
+            'badmail|Look at, send again, save or drop mail that was refused.'
+            'held|Look at, send, save or drop mail that waits for the SMTP server.'
+            'test-auth|Try each enabled login method and say which work.'
+            'probe|Find out what a server offers, and whether a poll could log in.'
             'demo|See it work, with nothing to set up.'
+            'state|Show and change what is known of each message.'
             'config|Check, show and change the configuration.'
             '--version|Show the version and exit.'
             '--config|The configuration. Default: $POPREP_CONFIG, else poprep.toml in the user''s configuration folder.'
@@ -20,13 +26,167 @@ Register-ArgumentCompleter -Native -CommandName 'poprep', 'poprep.exe' -ScriptBl
         )
         'poll' = @(
             '--dry-run|Log in, list, and say what would be done. No SMTP, nothing written.'
-            '--force|Poll now, whatever poll_every says.'
+            '--force|Poll now, whatever poll_every and LOGIN-DELAY say, and log in even while refused logins make it wait.'
+            '--mark-seen|Record what is in the mailbox as ignored: never forwarded nor deleted. Moves no mail.'
+            '--rescan|Send again all that is in the mailboxes of the connectors named, whatever is known of it.'
+            '--jobs|So many connectors at a time.'
+            '--shard|Only the connectors of shard K of N, K from 0 to N-1; auto/N takes K from the scheduler''s environment.'
             '--json|Print one JSON document about the pass.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'purge' = @(
+            '--older-than|Delete delivered mail that was first seen so many days ago, whatever leave_copy and remove_after_days say.'
+            '--rejected|Delete the server''s copies of what is in badmail, too.'
+            '--dry-run|Log in, list, and say what would be deleted. Nothing is written.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'badmail' = @(
+            'drop|Remove refused mail from this machine for good.'
+            'export|Save badmail, octet by octet as received.'
+            'list|List badmail, oldest first: id, sender, reason.'
+            'retry|Send refused mail once more, now.'
+            'show|Show all that is known of badmail.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'badmail drop' = @(
+            '--all|All that is there.'
+            '--connector|Only of this connector. May be given several times.'
+            '--yes|Don''t ask. Needed where there is no terminal to ask on.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'badmail export' = @(
+            '--all|Save all that is there into this folder, one file each.'
+            '--connector|Only of this connector. May be given several times.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'badmail list' = @(
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'badmail retry' = @(
+            '--all|All that is there.'
+            '--connector|Only of this connector. May be given several times.'
+            '--to|Send it to this recipient instead. May be repeated.'
+            '--force|Log in even while refused logins make it wait.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'badmail show' = @(
+            '--body|Show the body, too, as it came.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'held' = @(
+            'drop|Give up held mail for good.'
+            'export|Save held mail, octet by octet as received.'
+            'list|List held mail, oldest first: id, sender, reason.'
+            'retry|Send held mail now.'
+            'show|Show all that is known of held mail.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'held drop' = @(
+            '--all|All that is there.'
+            '--connector|Only of this connector. May be given several times.'
+            '--yes|Don''t ask. Needed where there is no terminal to ask on.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'held export' = @(
+            '--all|Save all that is there into this folder, one file each.'
+            '--connector|Only of this connector. May be given several times.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'held list' = @(
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'held retry' = @(
+            '--all|All that is there.'
+            '--connector|Only of this connector. May be given several times.'
+            '--to|Send it to this recipient instead. May be repeated.'
+            '--force|Log in even while refused logins make it wait.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'held show' = @(
+            '--body|Show the body, too, as it came.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'test-auth' = @(
+            '--method|Try this method, enabled or not, instead of those that are enabled. May be given several times.'
+            '--smtp|Try the login to the SMTP server, not the one to the mailbox.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'probe' = @(
+            '--ssl|TLS at connect. Port 995 has it without asking.'
+            '--json|Print one JSON document with everything.'
             '-h|Show this message and exit.'
             '--help|Show this message and exit.'
         )
         'demo' = @(
             '--keep|Leave the servers running afterwards, until Ctrl-C.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'state' = @(
+            'adopt|Take all that is in the mailbox for known mail.'
+            'compact|Write the journal anew, with one line a message.'
+            'export|Write the journal to FILE, or to standard output: one JSON line a message.'
+            'forget|Forget messages: what is still in the mailbox is new mail then, and is delivered again.'
+            'import|Add what FILE knows: an export, the .fetchids of fetchmail, or the UIDLs file of mpop.'
+            'show|Show what is known of each message, oldest first, and how many there are of each status.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'state adopt' = @(
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'state compact' = @(
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'state export' = @(
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'state forget' = @(
+            '--all|Forget all messages.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'state import' = @(
+            '--account|Whose lines to take from the file of fetchmail or mpop.'
+            '--json|Print one JSON document.'
+            '-h|Show this message and exit.'
+            '--help|Show this message and exit.'
+        )
+        'state show' = @(
+            '--json|Print one JSON document.'
             '-h|Show this message and exit.'
             '--help|Show this message and exit.'
         )
@@ -59,8 +219,24 @@ Register-ArgumentCompleter -Native -CommandName 'poprep', 'poprep.exe' -ScriptBl
     $takers = @(
         '|--config'
         '|--state-dir'
+        'poll|--jobs'
+        'poll|--shard'
+        'purge|--older-than'
+        'badmail drop|--connector'
+        'badmail export|--all'
+        'badmail export|--connector'
+        'badmail retry|--connector'
+        'badmail retry|--to'
+        'held drop|--connector'
+        'held export|--all'
+        'held export|--connector'
+        'held retry|--connector'
+        'held retry|--to'
+        'test-auth|--method'
+        'state import|--account'
     )
     $choices = @{
+        'test-auth|--method' = @('external', 'scram-sha-256-plus', 'scram-sha-256', 'scram-sha-1-plus', 'scram-sha-1', 'cram-md5', 'ntlm', 'msn', 'apop', 'plain', 'login', 'user')
     }
     $command = ''
     $option = ''
@@ -90,7 +266,7 @@ Register-ArgumentCompleter -Native -CommandName 'poprep', 'poprep.exe' -ScriptBl
         $kind = if ($isOption) { 'ParameterName' } else { 'ParameterValue' }
         [System.Management.Automation.CompletionResult]::new($name, $name, $kind, $text)
     }
-    if (@('poll', 'config show') -cnotcontains $command -or $wordToComplete.StartsWith('-')) { return }
+    if (@('poll', 'purge', 'badmail list', 'held list', 'test-auth', 'probe', 'state adopt', 'state compact', 'state export', 'state forget', 'state import', 'state show', 'config show') -cnotcontains $command -or $wordToComplete.StartsWith('-')) { return }
     if (-not $config) { $config = $env:POPREP_CONFIG }
     if (-not $config) {
         $config = @(

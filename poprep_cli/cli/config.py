@@ -185,12 +185,12 @@ def _connector_blocks(connector: Connector) -> Iterator[str]:
 
 
 def _block(where: tuple[str, ...], kind: type[msgspec.Struct], table: msgspec.Struct) -> str:
-    from poprep_cli.config.model import dotted, keys
+    from poprep_cli.config.model import NO_SECRET, dotted, keys
 
     lines = [f"[{dotted(where)}]"]
     for name, key in keys(kind).items():
         value = key.value_in(table)
-        lines.append(f"# {name} is not set" if value is None else f"{name} = {_toml(value)}")
+        lines.append(f"# {name} is not set" if value in (None, NO_SECRET) else f"{name} = {_toml(value)}")
     return "\n".join(lines)
 
 

@@ -23,9 +23,14 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
+def level(settings: Settings) -> int:
+    """Return the level of what is told on stderr: 1 with -v, 3 with -vv, 4 with -vvv, else 0."""
+    return (0, 1, 3, 4)[min(settings.verbosity, 3)]
+
+
 def sayer(settings: Settings, connector: str) -> Callable[[int, str], None]:
-    """Return what prints a line of the given level on stderr: 1 with -v, 3 with -vv, 4 with -vvv."""
-    most = (0, 1, 3, 4)[min(settings.verbosity, 3)]
+    """Return what prints a text on stderr if it is not above the level."""
+    most = level(settings)
 
     def say(level: int, text: str) -> None:
         if level <= most:
@@ -48,6 +53,7 @@ def show_json(run: Run, signal_code: ExitCode | None, *, plans: bool) -> None:
             connector["plan"] = {
                 name: [
                     {"uidl": printable(step.listed.uidl), "octets": step.listed.size, "reason": step.reason}
+                    | ({"first_seen": step.first_seen} if step.first_seen else {})
                     for step in steps
                 ]
                 for name, steps in (("fetch", found.fetch), ("delete", found.delete), ("verify", found.verify))
@@ -70,7 +76,6 @@ def show_plans(run: Run) -> None:
             ("delete", found.delete),
             ("read again", found.verify),
             ("leave", found.oversize),
-            ("leave", found.unusable),
         )
         for verb, steps in groups:
             for step in steps:
@@ -94,6 +99,8 @@ def show_summary(reports: Sequence[ConnectorReport]) -> None:
             if count
         ]
         click.echo(f"{report.connector}: {report.listed} on the server, {', '.join(parts)}, {report.seconds:.1f} s")
+        for note in report.notes:
+            click.echo(f"  {note}")
 
 
 def tell_problems(reports: Sequence[ConnectorReport], *, stopped: bool) -> None:

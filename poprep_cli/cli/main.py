@@ -14,7 +14,13 @@ from poprep_cli.errors import ExitCode, PoprepError
 
 _COMMANDS = {
     "poll": ("poprep_cli.cli.poll", "Move new mail from POP3 to SMTP: one pass."),
+    "purge": ("poprep_cli.cli.purge", "Delete from the mailboxes what is due, now; move no mail."),
+    "badmail": ("poprep_cli.cli.badmail", "Mail that was refused: look at it, send it again, drop it."),
+    "held": ("poprep_cli.cli.badmail", "Mail that waits for the SMTP server: look at it, send it now, drop it."),
+    "test-auth": ("poprep_cli.cli.test_auth", "Try each login method and say which work."),
+    "probe": ("poprep_cli.cli.probe", "Find out what a server offers, and whether a poll could log in."),
     "demo": ("poprep_cli.cli.demo", "See it work on an embedded mailbox, with nothing to set up."),
+    "state": ("poprep_cli.cli.state", "Show and change what is known of each message."),
     "config": ("poprep_cli.cli.config", "Check, show and change the configuration."),
 }
 
@@ -28,7 +34,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -14,7 +14,7 @@ CONNECTOR = "office"
 
 _ROOT = Path(__file__).parents[2]
 
-Table = Mapping[str, str | bool | list[str]]
+Table = Mapping[str, str | bool | int | list[str]]
 
 
 class Passes:

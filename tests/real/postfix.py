@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.real.cyrus import MECHANISMS, add_sasl_user
 from tests.real.private import Certificate, find, folder, free_port, greets, require, wait_until
 
 # What Postfix stores and what it was sent map one to one with these settings, so tests can compare octets:
@@ -57,6 +59,21 @@ smtpd_recipient_restrictions = permit_mynetworks, reject
 in_flow_delay = 0
 """
 
+_SASL = """\
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_type = cyrus
+smtpd_sasl_security_options = noanonymous
+cyrus_sasl_config_path = {root}/etc/sasl
+smtpd_recipient_restrictions = permit_sasl_authenticated, reject
+"""
+
+_SMTPD = """\
+pwcheck_method: auxprop
+auxprop_plugin: sasldb
+sasldb_path: {root}/etc/sasl/sasldb2
+mech_list: {mechanisms}
+"""
+
 _MASTER = """\
 127.0.0.1:{port} inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
@@ -82,11 +99,20 @@ _QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
 class Postfix:
     """A running Postfix, stopped at the end of its `with` block. It takes mail for every address at corp.example.
 
-    With `tls` it offers STARTTLS; `extra` lines of main.cf override those above.
+    With `tls` it offers STARTTLS; with `users` it takes mail from these alone, who log in by Cyrus SASL with one of the
+    `mechanisms`. `extra` lines of main.cf override those above.
     """
 
-    def __init__(self, *, tls: bool = False, message_size_limit: int = 60_000_000, extra: str = "") -> None:
-        require("postfix")
+    def __init__(
+        self,
+        *,
+        tls: bool = False,
+        users: Mapping[str, str] | None = None,
+        mechanisms: Sequence[str] = MECHANISMS,
+        message_size_limit: int = 60_000_000,
+        extra: str = "",
+    ) -> None:
+        require("postfix", *(("saslpasswd2",) if users else ()))
         self.root = folder("postfix")
         self.certificate = Certificate(self.root) if tls else None
         self.port = free_port()
@@ -94,7 +120,7 @@ class Postfix:
         self._running = False
         self._lay_out()
         values = {"root": self.root, "message_size_limit": message_size_limit, "daemons": _postconf("daemon_directory")}
-        main = f"{_MAIN.format_map(values)}{self._tls()}{extra}\n"
+        main = f"{_MAIN.format_map(values)}{self._tls()}{self._sasl(users or {}, mechanisms)}{extra}\n"
         # The last setting of a parameter wins, but Postfix warns of a second one.
         settings = {line.partition("=")[0].strip(): line for line in main.splitlines() if line.strip()}
         (self._etc / "main.cf").write_text("\n".join([*settings.values(), ""]), "ascii")
@@ -120,6 +146,18 @@ class Postfix:
             f"smtpd_tls_cert_file = {self.certificate.cert_file}\nsmtpd_tls_key_file = {self.certificate.key_file}\n"
         )
         return f"smtpd_tls_security_level = may\n{files}"
+
+    def _sasl(self, users: Mapping[str, str], mechanisms: Sequence[str]) -> str:
+        if not users:
+            return ""
+        place = self._etc / "sasl"  # Debian's Postfix reads it there, whatever cyrus_sasl_config_path says
+        place.mkdir(mode=0o755)
+        settings = _SMTPD.format(root=self.root, mechanisms=" ".join(mechanisms))
+        (place / "smtpd.conf").write_text(settings, "ascii")
+        for user, password in users.items():
+            add_sasl_user(place / "sasldb2", "mx.test.example", user, password)
+        shutil.chown(place / "sasldb2", "postfix")
+        return _SASL.format(root=self.root)
 
     @property
     def ca_file(self) -> Path:

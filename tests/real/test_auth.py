@@ -64,9 +64,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     connections: list[list[str]] = []
     begin, send = Link.__init__, Link.send
 
-    def noting_begin(self: Link, pop3: Pop3, stop: Stop) -> None:
+    def noting_begin(self: Link, *arguments: Any, **named: Any) -> None:
         connections.append([])
-        begin(self, pop3, stop)
+        begin(self, *arguments, **named)
 
     def noting_send(self: Link, *commands: Command) -> None:
         connections[-1] += [command.shown for command in commands]

@@ -1,14 +1,16 @@
-"""Passes that are killed at random instants lose no mail, and repeat only what was in doubt."""
+"""Polls and purges that are killed at random instants lose no mail, delete none too soon, and repeat only what was in doubt."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,11 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 KILLS = 50
 MESSAGES = 300
 REFILL_BELOW = 30
-PASSES = 4 * KILLS
+PASSES = 4  # for each kill, at most: some end before theirs
+DAYS = 2  # that delivered mail is kept in the test with purges
+ORDERED = 1  # days that a purge is told
+ORDER = ["--older-than", str(ORDERED), "office"]
+START = datetime(2026, 11, 1, 6, 0, tzinfo=UTC)
 
 _IDENT = re.compile(rb"^Message-ID: <([^>\n\r]+)>", re.MULTILINE)
 _POSSIBLE_DUPLICATE = re.compile(rb"^X-Poprep-Possible-Duplicate: yes\r?\n", re.MULTILINE)
@@ -110,14 +116,18 @@ class Books:
             assert self.marked[name] <= self.doubts[name], told
 
 
-def test_kills_at_random_instants(dovecot: Dovecot, postfix: Postfix, tmp_path: Path) -> None:
+def seeded() -> random.Random:
     seed = int(os.environ.get("POPREP_SEED") or random.SystemRandom().randrange(1_000_000))
     print(f"POPREP_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
-    instants = random.Random(seed)
+    return random.Random(seed)
+
+
+def test_kills_of_polls_that_move_mail(dovecot: Dovecot, postfix: Postfix, tmp_path: Path) -> None:
+    instants = seeded()
     passes = Passes(tmp_path)
     passes.configure(
         pop3={"host": f"127.0.0.1:{dovecot.port}"},
-        smtp={"host": f"127.0.0.1:{postfix.port}"},
+        smtp={"host": f"127.0.0.1:{postfix.port}", "max_in_flight": 1},  # on a busy machine "auto" may find it far away
         server_copy={"leave_copy": False},
     )
     books = Books(dovecot, postfix, passes)
@@ -127,7 +137,7 @@ def test_kills_at_random_instants(dovecot: Dovecot, postfix: Postfix, tmp_path: 
     assert dovecot.names("joe") == set()
 
     kills = amid = 0
-    for _ in range(PASSES):
+    for _ in range(PASSES * KILLS):
         if len(dovecot.names("joe")) < REFILL_BELOW:
             books.fill()
         pending = books.pending()
@@ -163,9 +173,118 @@ def _duration(passes: Passes) -> float:
     return time.monotonic() - start
 
 
-def _kill_after(passes: Passes, delay: float) -> bool:
-    """Start a pass, kill it after `delay` seconds, and return whether it was still running."""
-    process = passes.start()
+class Almanac:
+    """The clock that passes see, and what a deletion by days may take: mail that was first seen so long ago."""
+
+    def __init__(self, dovecot: Dovecot, passes: Passes) -> None:
+        self._dovecot = dovecot
+        self._passes = passes
+        self._there: set[str] = set()
+        self.now = START
+        self.deleted = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a pass at this time."""
+        return self._passes.environment | {"POPREP_TESTING": "1", "POPREP_TEST_CLOCK": self.now.isoformat()}
+
+    def run(self, *command: str) -> None:
+        """Run a command to its end; raise AssertionError unless all was well."""
+        line = [*self._passes.command[:-1], *command]
+        done = subprocess.run(line, env=self.environment, capture_output=True, text=True, check=False, timeout=100)
+        assert done.returncode == 0, done.stderr
+
+    def assert_none_too_soon(self, days: int) -> None:
+        """Assert that what has gone since the last call was delivered, and first seen so many days ago."""
+        there = self._dovecot.names("joe")
+        gone, self._there = self._there - there, there
+        latest = (self.now - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        known = self._known()
+        for name in gone:
+            assert known[name]["status"] in ("delivered", "deleted"), known[name]
+            assert known[name]["first_seen"] <= latest, (known[name], self.now)
+        self.deleted += len(gone)
+
+    def expect(self) -> None:
+        """Note what is in the maildrop before a command."""
+        self._there = self._dovecot.names("joe")
+
+    def _known(self) -> dict[str, Mapping[str, str]]:
+        lines = map(json.loads, self._passes.journal.split(b"\n")[:-1])
+        return {line["uidl"]: line for line in lines if "uidl" in line}
+
+
+@pytest.mark.parametrize("kills", [KILLS, pytest.param(500, marks=[pytest.mark.kills, pytest.mark.timeout(3600)])])
+def test_kills_of_polls_and_purges(dovecot: Dovecot, postfix: Postfix, tmp_path: Path, kills: int) -> None:
+    instants = seeded()
+    passes = Passes(tmp_path)
+    passes.configure(
+        pop3={"host": f"127.0.0.1:{dovecot.port}"},
+        smtp={"host": f"127.0.0.1:{postfix.port}", "max_in_flight": 1},  # on a busy machine "auto" may find it far away
+        server_copy={"leave_copy": True, "remove_after_days": DAYS},
+    )
+    books, almanac = Books(dovecot, postfix, passes), Almanac(dovecot, passes)
+    idle = _seconds(almanac, "poll")
+    books.fill()
+    each = max(_seconds(almanac, "poll") - idle, 0.01) / MESSAGES
+
+    killed: Counter[str] = Counter()
+    for _ in range(PASSES * kills):
+        almanac.now += timedelta(hours=instants.uniform(0, 12))
+        if books.pending() < REFILL_BELOW:
+            books.fill()
+        pending = books.pending()
+        command, days = instants.choice([(["poll"], DAYS)] * 3 + [(["purge"], DAYS), (["purge", *ORDER], ORDERED)])
+        work = each * pending if command == ["poll"] else 0.3 * idle
+        almanac.expect()
+        if _kill_after(passes, instants.uniform(0.5 * idle, 1.1 * idle + work), command, almanac.environment):
+            killed[command[0]] += 1
+            killed["amid"] += 0 < books.pending() < pending
+        almanac.assert_none_too_soon(days)
+        books.note_kill()
+        books.note_delivered()
+        books.assert_none_lost()
+        if killed["poll"] + killed["purge"] == kills:
+            break
+    assert killed["poll"] + killed["purge"] == kills, "too many passes ended before their kill"
+    assert min(killed["purge"], killed["amid"]) >= kills // 10, killed
+    assert almanac.deleted > 0
+
+    for _ in range(3):  # what is in doubt; then all that is due at once waits for an hour
+        almanac.run("poll")
+        almanac.now += timedelta(days=DAYS)
+    assert dovecot.names("joe") == set()
+    assert passes.held == []
+    postfix.settle()
+    books.note_delivered()
+    assert set(books.copies) == set(books.all)
+    books.assert_repeats_were_in_doubt()
+    repeats = books.copies.total() - len(books.all)
+    assert repeats <= killed["poll"]
+    print(  # noqa: T201
+        f"{dict(killed)}, {len(books.all)} messages, {almanac.deleted} deletions by days amid the kills, "
+        f"{repeats} repeats, {books.marked.total()} marked, {books.doubts.total()} in doubt"
+    )
+
+
+def _seconds(almanac: Almanac, *command: str) -> float:
+    start = time.monotonic()
+    almanac.run(*command)
+    return time.monotonic() - start
+
+
+def _kill_after(
+    passes: Passes, delay: float, command: Sequence[str] = ("poll",), environment: Mapping[str, str] | None = None
+) -> bool:
+    """Start a command, kill it after `delay` seconds, and return whether it was still running."""
+    null = subprocess.DEVNULL
+    process = subprocess.Popen(
+        [*passes.command[:-1], *command],
+        env=environment or passes.environment,
+        stdin=null,
+        stdout=null,
+        stderr=null,
+    )
     try:
         process.wait(delay)
     except subprocess.TimeoutExpired:

@@ -1,0 +1,129 @@
+"""`poprep test-auth`: which login methods work, each tried on a connection of its own."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from poprep_cli.cli import console
+from poprep_cli.cli.choosing import choose
+from poprep_cli.cli.settings import CONTEXT, Settings
+from poprep_cli.cli.signals import Signalled, raising_signals
+from poprep_cli.config.load import load
+from poprep_cli.engine.trial import Wanted, many_logins
+from poprep_cli.engine.trial_report import TrialReport
+from poprep_cli.engine.trial_run import TrialRun
+from poprep_cli.errors import ExitCode, Stopped, most_severe
+from poprep_cli.protocol.sasl.methods import ORDER, SmtpMethod
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+SLICE = 0.2  # seconds: on Windows a wait is not interrupted by Ctrl-C
+
+_EPILOG = """\b
+Examples:
+  poprep test-auth office                    every enabled method of this mailbox
+  poprep test-auth --method plain office     this one only, enabled or not
+  poprep test-auth --smtp office             the login to its SMTP server
+  poprep -vvv test-auth office               with the dialogue, secrets masked
+
+\b
+Exit codes: 0 a method works for every connector, 77 none does,
+75 and 76 the server can't be reached or TLS can't be had.
+"""
+
+
+@click.command("test-auth", epilog=_EPILOG, context_settings=CONTEXT)
+@click.argument("connector", nargs=-1)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(ORDER, case_sensitive=False),
+    metavar="NAME",
+    help="Try this method, enabled or not, instead of those that are enabled. May be given several times.",
+)
+@click.option("--smtp", is_flag=True, help="Try the login to the SMTP server, not the one to the mailbox.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def test_auth(
+    settings: Settings, connector: tuple[str, ...], methods: tuple[str, ...], smtp: bool, as_json: bool
+) -> int:
+    """Try each enabled login method and say which work.
+
+    Every method gets a connection of its own: it logs in and takes leave. No mail is listed, read or deleted, and
+    nothing is remembered. It stops where the server has certainly refused the password itself, lest the account be
+    locked.
+    """
+    wanted = Wanted(settings.state_path, settings.config_path.absolute().parent, _known(methods, smtp=smtp), smtp)
+    chosen = choose(load(settings.config_path), connector)
+    for one in chosen:
+        warning = many_logins(one, wanted)
+        if warning:
+            click.echo(f"poprep: {one.name}: {warning}", err=True)
+    reports = [
+        TrialReport(one.name, say=console.sayer(settings, one.name), level=console.level(settings)) for one in chosen
+    ]
+    signal_code = _carry_out(TrialRun(chosen, wanted, reports), settings)
+    _tell(reports, as_json=as_json, signal_code=signal_code)
+    return signal_code or most_severe(report.exit_code for report in reports)
+
+
+def _known(methods: tuple[str, ...], *, smtp: bool) -> tuple[str, ...]:
+    """Return the methods once each. Raises click.UsageError for one that SMTP does not have."""
+    strange = [method for method in methods if smtp and method not in get_args(SmtpMethod)]
+    if strange:
+        raise click.UsageError(f"SMTP has no method {strange[0]}; it has: {', '.join(get_args(SmtpMethod))}")
+    return tuple(dict.fromkeys(methods))
+
+
+def _carry_out(run: TrialRun, settings: Settings) -> ExitCode | None:
+    """Wait for the run. Return the exit code of the signal that ended it, if one did."""
+    try:
+        with raising_signals() as watch:
+            run.start()
+            with _spinner(settings) as spinner:
+                while not run.wait(SLICE):
+                    watch.check()
+                    if spinner is not None:
+                        spinner.update(run.doing)
+    except Signalled as signalled:
+        run.abort()
+        return signalled.exit_code
+    return None
+
+
+def _spinner(settings: Settings) -> AbstractContextManager[Status | None]:
+    """Return what shows on a terminal that something is going on; None comes of it elsewhere."""
+    if not console.on_terminal() or settings.quiet or settings.verbosity:
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status("")
+
+
+def _tell(reports: list[TrialReport], *, as_json: bool, signal_code: ExitCode | None) -> None:
+    from poprep_cli.cli import trial_view
+
+    if as_json:
+        trial_view.show_json(reports, signal_code or most_severe(report.exit_code for report in reports))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        trial_view.render(Console(), reports)
+    else:
+        for report in reports:
+            click.echo("\n".join(trial_view.lines(report)))
+    if signal_code is not None:
+        click.echo("poprep: stopped by a signal", err=True)
+    for report in reports:
+        for error in report.errors:
+            if isinstance(error, Stopped) and signal_code is not None:
+                continue
+            click.echo(f"poprep: {report.connector}: {error}", err=True)
+            if error.hint:
+                click.echo(f"  {error.hint}", err=True)
