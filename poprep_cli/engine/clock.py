@@ -8,9 +8,14 @@ from datetime import UTC, datetime
 
 def now() -> datetime:
     """Return the time, in UTC and whole seconds."""
+    return exact().replace(microsecond=0)
+
+
+def exact() -> datetime:
+    """Return the time, in UTC, as exactly as the system tells it."""
     if os.environ.get("POPREP_TESTING") == "1" and "POPREP_TEST_CLOCK" in os.environ:
         return parse(os.environ["POPREP_TEST_CLOCK"])
-    return datetime.now(UTC).replace(microsecond=0)
+    return datetime.now(UTC)
 
 
 def stamp(moment: datetime) -> str:

@@ -1,78 +1,78 @@
-"""Delivery: hands messages to SMTP one after another and files each outcome: delivered, held, or badmail.
+"""Delivery: hands messages to SMTP, several at once where that is allowed, and has each outcome filed.
 
-The order of events is the promise: a `sending` record before the end of data, `delivered` on its 2xx and before the next
-end of data; what is held is durable before the POP3 session may end.
+The order of events is the promise: a `sending` record before the end of data, `delivered` on its 2xx and before another
+end of data may leave; what is held is durable before the POP3 session may end.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from poprep_cli.config.model import Connector
-from poprep_cli.engine import clock
-from poprep_cli.engine.envelope import POSSIBLE_DUPLICATE, Letter, Trace, reverse_path
+from poprep_cli.engine.envelope import Trace
+from poprep_cli.engine.filing import Filing, reason
+from poprep_cli.engine.known import met_before
+from poprep_cli.engine.letters import Job, Letters
 from poprep_cli.engine.message import Message
-from poprep_cli.engine.report import ConnectorReport, Note
-from poprep_cli.engine.state import Journal
-from poprep_cli.engine.store import Item, Refusal, Slip, Store, refusal
+from poprep_cli.engine.store import Item
+from poprep_cli.engine.visit import Visit
 from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, ReplyError, StateError, Stopped
-from poprep_cli.net.stop import Stop
+from poprep_cli.net.dialogue import Dialogue
 from poprep_cli.net.submission import Submission
-from poprep_cli.net.transaction import Outcome, Verdict
-from poprep_cli.protocol.sasl.mechanism import Credentials
-from poprep_cli.protocol.wire import printable
+from poprep_cli.net.transaction import Letter, Outcome
 
 ALIKE = 3  # so many first messages refused alike and none accepted, or broken off in a row: it is not the messages
+NEAR = 0.002  # seconds of a round trip, below which more than one message in flight buys nothing
+FAR_IN_FLIGHT = 8  # messages, beyond that
 
-
-@dataclass(slots=True)
-class _Job:
-    """One message to deliver, the held item it comes from, if it was held, and whether it broke the session."""
-
-    message: Message
-    letter: Letter
-    item: Item | None = None
-    broke: bool = False
+Following = Callable[[bool], Job | None]
 
 
 class Delivery:
     """One connector's deliveries during a pass. Not for two threads."""
 
-    def __init__(
-        self,
-        connector: Connector,
-        journal: Journal,
-        held: Store,
-        badmail: Store,
-        report: ConnectorReport,
-        stop: Stop,
-        credentials: Callable[[], Credentials | None],
-    ) -> None:
-        """Prepare; nothing is contacted. `credentials` says how to log in to the SMTP server, None: not at all."""
-        self._connector = connector
-        self._journal = journal
-        self._held = held
-        self._badmail = badmail
-        self.trace: Trace | None = None  # known once the POP3 session stands; held mail has its own
-        self._report = report
-        self._stop = stop
-        self._credentials = credentials
+    def __init__(self, visit: Visit) -> None:
+        """Prepare; nothing is contacted."""
+        self._smtp = visit.connector.smtp
+        self._journal = visit.journal
+        self._held = visit.held
+        self._report = visit.report
+        self._stop = visit.stop
+        self._credentials = visit.access.smtp_credentials
+        self._letters = Letters(visit)
+        self._filing = Filing(visit)
         self._submission: Submission | None = None
-        self._pipelining = True
+        self.opened = False  # whether the SMTP server has let us in
+        self._careful = False  # one command at a time: a session broke
+        self._on_the_way: deque[Job] = deque()
+        self._again: deque[Job] = deque()  # what a session could not take, for the next one
+        self._suspects: list[Item] = []
         self._accepted = 0
         self._taken = 0  # messages that this session has accepted
         self._broken = 0  # messages in a row at which the session broke
-        self._refused: list[tuple[Item, tuple[str, int, str]]] = []  # until it is clear whose fault the refusals are
+        self._refused: list[tuple[Job, Item, tuple[str, int, str]]] = []  # until it is clear whose fault that is
+
+    def trace(self, trace: Trace) -> None:
+        """Say how new mail is marked. Before that only held mail can be delivered."""
+        self._letters.trace = trace
 
     def open(self) -> None:
         """Connect to the SMTP server, unless it is connected. Raises as `Submission.open` does."""
         if self._submission is None or not self._submission.alive:
             self._drop()
             self._submission = Submission.open(
-                self._connector.smtp, self._stop, self._credentials(), pipelining=self._pipelining
+                self._smtp,
+                self._stop,
+                self._credentials(),
+                pipelining=not self._careful,
+                chunking=not self._careful,
+                dialogue=Dialogue("SMTP", self._report.say, self._report.level),
+            )
+            self._report.advice.extend(
+                warning for warning in self._submission.warnings if warning not in self._report.advice
             )
             self._taken = 0
+            self.opened = True
 
     def close(self) -> None:
         """End the SMTP session politely."""
@@ -88,21 +88,32 @@ class Delivery:
     def retry_held(self) -> None:
         """Deliver what earlier passes left in the spool, in order. Raises as `open` does when SMTP is not to be had.
 
-        What has broken a session before comes last and does not keep new mail waiting: if it breaks more of them, the
-        first new message decides whether that is the server's fault.
+        What broke a session before, or was refused for good, is not to keep other mail waiting: it is put off for
+        `retry_suspects`.
         """
-        jobs = []
-        for item in sorted(self._held.items(), key=lambda item: item.slip.breaks):
+        waiting: deque[Job] = deque()
+        for item in self._held.items():
             known = self._journal.entries.get(item.slip.message_uidl)
-            if known is not None and known.status == "delivered":
+            if known is not None and known.status in ("delivered", "discarded", "ignored"):
                 self._held.remove(item)  # a crash came between the record and the removal
+            elif item.slip.is_suspect:
+                self._suspects.append(item)
             else:
-                jobs.append(self._held_job(item))
-        for position, job in enumerate(jobs):
-            if self._broken >= ALIKE - 1:
-                return
-            following = jobs[position + 1].letter if position + 1 < len(jobs) else None
-            self._deliver(job, following)
+                waiting.append(self._letters.held(item))
+        self._retry(waiting)
+
+    def retry_suspects(self) -> None:
+        """Deliver what `retry_held` has put off. If some of it breaks the session again the rest waits. Raises as that."""
+        waiting = deque(self._letters.held(item) for item in self._suspects)
+        self._suspects.clear()
+        self._retry(waiting)
+
+    def _retry(self, waiting: deque[Job]) -> None:
+        if any(job.setback is None for job in waiting):
+            self.open()  # if the server is not there, that is told once, and not of each message
+        self._deliver(
+            lambda _wait: waiting.popleft() if waiting and self._broken < ALIKE - 1 else None, lambda _job: None
+        )
 
     def deliver_all(
         self,
@@ -114,261 +125,217 @@ class Delivery:
 
         A message that was got is then delivered, in badmail, or held. `done` is called when a message is off our hands.
         """
-        ready: _Job | None = None
-        while (message := get()) is not None:
-            job = ready if ready is not None and ready.message is message else self._job(message)
-            ahead = peek()
-            ready = self._job(ahead) if ahead is not None else None
-            self._deliver(job, ready.letter if ready is not None and self._is_to_be_sent(ready) else None)
-            done(message)
+
+        def following(wait: bool) -> Job | None:
+            if not wait and peek() is None:
+                return None
+            message = get()
+            return self._letters.fresh(message) if message is not None else None
+
+        self._deliver(following, lambda job: done(job.message))
 
     def hold_rest(self, messages: Iterable[Message], why: str) -> None:
         """Keep messages that were downloaded and can't be delivered now."""
         for message in messages:
-            self._hold(self._job(message), why=why)
+            job = self._letters.fresh(message)
+            if not self._is_done_with(job):
+                self._filing.hold(job, why=why)
 
     def settle(self) -> None:
         """Decide about refusals still open at the end of the pass: they are the messages' own."""
-        for item, _ in self._refused:
-            self._condemn(item)
+        for job, item, _ in self._refused:
+            self._filing.refused(item, fresh=job.item is None)
         self._refused.clear()
 
-    # ------------------------------------------------------------------ one message
+    # ------------------------------------------------------------------ the flow
 
-    def _job(self, message: Message) -> _Job:
-        if self.trace is None:
-            raise RuntimeError("no trace")
-        paths = tuple(path.encode() for path in self._connector.routing.send_to)
-        front = self.trace.front(message, paths, clock.now())
-        return _Job(message, Letter(message, reverse_path(self._connector.routing.sender, message), paths, front))
-
-    def _held_job(self, item: Item) -> _Job:
-        message, slip = item.message(), item.slip
-        known = self._journal.entries.get(message.uidl)
-        if known is not None and known.status == "sending":
-            message.in_doubt = True
-        front = slip.trace.encode() + (POSSIBLE_DUPLICATE if message.in_doubt else b"")
-        paths = tuple(path.encode() for path in slip.forward_paths)
-        return _Job(message, Letter(message, slip.reverse_path.encode(), paths, front), item)
-
-    def _is_loop(self, job: _Job) -> bool:
-        return job.item is None and self.trace is not None and self.trace.is_loop(job.message)
-
-    def _is_undeleted(self, job: _Job) -> bool:
-        """Whether the server shows the very mail again that it said it had deleted."""
-        entry = self._journal.entries.get(job.message.uidl)
-        if job.item is not None or entry is None or entry.status != "deleted":
-            return False
-        message = job.message
-        return bool(entry.fingerprint) and (message.octets, message.fingerprint) == (entry.octets, entry.fingerprint)
-
-    def _is_to_be_sent(self, job: _Job) -> bool:
-        return not self._is_loop(job) and not self._is_undeleted(job)
-
-    def _deliver(self, job: _Job, following: Letter | None) -> None:
-        if self._is_undeleted(job):
-            self._journal.record(job.message.uidl, "delivered", clock.stamp(clock.now()))
-            self._note(job.message, "not sent again", "the server lists it still, although it confirmed its deletion")
-            job.message.discard()
-            return
-        known = self._journal.entries.get(job.message.uidl)
-        if job.item is None and known is not None and known.status == "deleted":
-            del self._journal.entries[job.message.uidl]  # the UIDL is used again, for other mail
-        if self._is_loop(job):
-            self._reject(job, (), "a mail loop: it has been through this connector before")
-            return
+    def _deliver(self, following: Following, done: Callable[[Job], None]) -> None:
+        """Send one job after the other. `following` returns the next one, None if it need not wait and there is none."""
         try:
-            outcome = self._outcome(job, following)
-        except (StateError, Stopped):
-            raise
+            while True:
+                job = self._next(following)
+                if job is not None:
+                    self._dispatch(job, done)
+                elif self._on_the_way:
+                    self._collect(done)
+                elif not self._again:
+                    return
         except PoprepError as error:
-            if not self._stop.tripped:
-                self._hold(job, why=str(error))
+            self._hold_unsent(error, done)
             raise
-        if isinstance(outcome, PoprepError):
+
+    def _next(self, following: Following) -> Job | None:
+        if self._again:
+            # What is on the way in a dying session is settled before another one begins.
+            return None if self._on_the_way else self._again.popleft()
+        job = following(False)
+        if job is None and not self._on_the_way:
+            job = following(True)
+        return job
+
+    def _dispatch(self, job: Job, done: Callable[[Job], None]) -> None:
+        """Send a job, or file it at once if it is not to be sent."""
+        if self._is_done_with(job):
+            done(job)
+            return
+        left_over = len(self._again)
+        try:
+            while self._on_the_way and not self._has_room(job):
+                self._collect(done)
+            if len(self._again) > left_over or (self._on_the_way and not self._is_alive()):
+                self._again.append(job)  # behind what the session has left over
+                return
+            self.open()
+        except PoprepError:
+            self._again.append(job)
+            raise
+        if self._submission is None:  # pragma: no cover - `open` sets it or raises
+            raise RuntimeError("no submission")
+        self._on_the_way.append(job)
+        self._submission.send(job.letter, self._sending)
+
+    def _is_done_with(self, job: Job) -> bool:
+        if job.item is None and met_before(self._journal, self._report, job.message):
+            return True
+        if job.setback is not None:
+            self._filing.set_back(job, job.setback)
+            return True
+        return False
+
+    def _has_room(self, job: Job) -> bool:
+        return self._submission is not None and self._submission.room(job.letter, self._limit())
+
+    def _limit(self) -> int:
+        """Return how many messages may be in doubt at once."""
+        if self._smtp.max_in_flight != "auto":
+            return self._smtp.max_in_flight
+        near = self._submission is None or self._submission.round_trip < NEAR
+        return 1 if near else FAR_IN_FLIGHT
+
+    def _is_alive(self) -> bool:
+        return self._submission is not None and self._submission.alive
+
+    def _sending(self, letter: Letter) -> None:
+        job = next(job for job in self._on_the_way if job.letter is letter)
+        self._filing.sending(job)
+
+    def _collect(self, done: Callable[[Job], None]) -> None:
+        """Take the oldest outcome and file it; what the session could not take goes into another one."""
+        job = self._on_the_way[0]
+        if self._submission is None:  # pragma: no cover - it is there while something is on its way
+            raise RuntimeError("no submission")
+        try:
+            _, outcome = self._submission.collect()
+        except (ConnectionFailed, RemoteProtocolError) as error:
+            self._on_the_way.popleft()
+            self._careful = True
+            if not job.again:
+                job.again = True
+                self._again.append(job)
+                return
             job.broke = True
-            self._hold(job, why=str(outcome))
-            self._broke(outcome)
+            self._filing.hold(job, why=str(error))
+            done(job)
+            self._broke(error)
+            return
+        self._on_the_way.popleft()
+        if self._taken and _ended_by_the_server(outcome):
+            # It takes only so many messages in a session: that is not this message's matter.
+            self._again.append(job)
             return
         self._file(job, outcome)
+        self._journal.flush()  # before anything else is waited for: a kill must not undo it
+        done(job)
 
-    def _outcome(self, job: _Job, following: Letter | None) -> Outcome | PoprepError:
-        """Try once, and once more on a fresh connection, one command at a time. Return the error if the line dropped twice."""
-        failure: PoprepError | None = None
-        for _ in range(3):
-            self.open()
-            submission = self._submission
-            if submission is None:  # pragma: no cover - `open` sets it or raises
-                raise RuntimeError("no submission")
+    def _hold_unsent(self, error: PoprepError, done: Callable[[Job], None]) -> None:
+        """Keep what is in our hands when the pass must end. What has left and was not answered stays in doubt."""
+        if isinstance(error, StateError | Stopped) or self._stop.tripped:
+            return
+        while self._submission is not None and self._on_the_way:
+            if not self._submission.in_flight:
+                self._submission.close()  # the end of those that are left was not sent, and is not to be
+            job = self._on_the_way[0]
             try:
-                outcome = submission.deliver(job.letter, lambda: self._sending(job.message), following)
-            except (ConnectionFailed, RemoteProtocolError) as error:
-                self._pipelining = False
-                self._drop()
-                if failure is not None:
-                    return error
-                failure, following = error, None
-                continue
-            if not (self._taken and _ended_by_the_server(outcome)):
-                return outcome
-            # It takes only so many messages in a session: that is not this message's matter.
-            self._drop()
-        raise RuntimeError("three sessions and no outcome")  # pragma: no cover - a fresh session has taken nothing
+                _, outcome = self._submission.collect()
+            except (ConnectionFailed, RemoteProtocolError):
+                self._again.append(job)
+            else:
+                self._file_quietly(job, outcome)
+                done(job)
+            self._on_the_way.popleft()
+        for job in self._again:
+            self._filing.hold(job, why=str(error))
+            done(job)
+        self._again.clear()
 
-    def _sending(self, message: Message) -> None:
-        self._journal.record(message.uidl, "sending", clock.stamp(clock.now()))
-        self._journal.flush()
+    # ------------------------------------------------------------------ what an outcome means
 
-    def _file(self, job: _Job, outcome: Outcome) -> None:
+    def _file_quietly(self, job: Job, outcome: Outcome) -> None:
+        """File an outcome that came after the error because of which the pass ends."""
+        try:
+            self._file(job, outcome)
+        except (StateError, Stopped):
+            raise
+        except PoprepError:
+            return  # the first error is the one to tell
+
+    def _file(self, job: Job, outcome: Outcome) -> None:
+        server = self._submission.server if self._submission else "the SMTP server"
         if outcome.in_doubt:
-            server = self._submission.server if self._submission else "the SMTP server"
-            answered = {verdict.path for verdict in outcome.accepted}
             job.message.in_doubt = job.broke = True
-            self._hold(job, why=f"in doubt, {server} may have it: {outcome.in_doubt}", done=answered)
+            answered = {verdict.path for verdict in outcome.accepted}
+            self._filing.hold(job, why=f"in doubt, {server} may have it: {outcome.in_doubt}", done=answered)
             self._broke(ConnectionFailed(f"{server} leaves messages in doubt, one after the other: {outcome.in_doubt}"))
             return
         self._broken = 0
         if outcome.accepted:
-            self._accept_some()
+            self._accepted += 1
+            self._taken += 1
+            self.settle()
         if outcome.deferred:
-            # Refused recipients wait beside the deferred ones until the message is settled as a whole.
-            done = {verdict.path for verdict in outcome.accepted}
-            self._hold(job, outcome.deferred + outcome.rejected, done=done)
+            self._defer(job, outcome)
         elif outcome.rejected:
-            self._reject(job, outcome.rejected, _why(outcome.rejected))
+            self._reject(job, outcome, server)
         else:
-            self._delivered(job)
+            self._filing.delivered(job, self._submission.extensions if self._submission else ())
 
-    def _delivered(self, job: _Job) -> None:
-        message = job.message
-        short = message.octets < message.listed_octets
-        self._journal.record(
-            message.uidl,
-            "delivered",
-            clock.stamp(clock.now()),
-            octets=message.octets,
-            fingerprint=message.fingerprint,
-            short=short,
-        )
-        self._journal.flush()
-        self._report.delivered += 1
-        self._report.octets += message.octets
-        self._report.say(
-            1,
-            f"delivered {printable(message.uidl)} ({message.octets:,} octets) to {', '.join(self._connector.routing.send_to)}",
-        )
-        if message.in_doubt:
-            self._note(
-                message,
-                "delivered again",
-                "an earlier pass ended in doubt; the copy is marked X-Poprep-Possible-Duplicate",
-            )
-        if short:
-            self._note(
-                message,
-                "delivered, kept on the server",
-                f"{message.octets:,} octets came where LIST said {message.listed_octets:,}; a second read decides about deletion",
-            )
-        if job.item is not None:
-            self._held.remove(job.item)
-        else:
-            message.discard()
+    def _defer(self, job: Job, outcome: Outcome) -> None:
+        """Hold what is deferred; give it up if that has lasted too long and is not what the server says to all."""
+        verdicts = outcome.deferred + outcome.rejected
+        own = self._accepted or all(verdict.stage == "rcpt" for verdict in outcome.deferred)
+        if own and self._filing.is_overdue(job):
+            self._filing.give_up(job, verdicts)
+            return
+        # Refused recipients wait beside the deferred ones until the message is settled as a whole.
+        self._filing.hold(job, verdicts, done={verdict.path for verdict in outcome.accepted})
 
-    def _hold(
-        self, job: _Job, verdicts: tuple[Verdict, ...] = (), *, why: str = "", done: Iterable[bytes] = ()
-    ) -> Item:
-        """Keep a message for the next pass, for those recipients that have not got it."""
-        now = clock.stamp(clock.now())
-        settled = set(done)
-        left = [path for path in job.letter.forward_paths if path not in settled]
-        item = self._keep(job, left, self._refusals(verdicts, now), why or _why(verdicts), now)
-        self._report.deferred += 1
-        self._note(job.message, "held", item.slip.why)
-        return item
-
-    def _keep(self, job: _Job, left: list[bytes], refusals: list[Refusal], why: str, now: str) -> Item:
-        message = job.message
-        if job.item is None:
-            known = self._journal.entries.get(message.uidl)
-            slip = Slip(
-                first_seen=known.first_seen if known else now,
-                since=now,
-                reverse_path=job.letter.reverse_path.decode("utf-8", "replace"),
-                forward_paths=[],
-                octets=message.octets,
-                canonical=message.canonical,
-                eight_bit=message.eight_bit,
-                fingerprint=message.fingerprint,
-                trace=job.letter.front.removesuffix(POSSIBLE_DUPLICATE).decode("ascii", "replace"),
-            )
-        else:
-            slip = job.item.slip
-        slip.forward_paths = [path.decode() for path in left]
-        slip.in_doubt = slip.in_doubt or message.in_doubt
-        slip.refusals = [*slip.refusals, *refusals][-20:]
-        slip.attempts += bool(refusals)
-        slip.breaks += job.broke
-        slip.why = self._report.redactor.conceal(why)
-        if job.item is None:
-            item = self._held.add(message, slip)
-        else:
-            item = job.item
-            self._held.update(item)
-        self._journal.record(message.uidl, "held", now, octets=message.octets, fingerprint=slip.fingerprint)
-        self._journal.flush()
-        return item
-
-    def _reject(self, job: _Job, verdicts: tuple[Verdict, ...], why: str) -> None:
-        """Keep a refused message: in badmail, or in the spool while it may be the server's fault."""
-        now = clock.stamp(clock.now())
-        item = self._keep(job, [verdict.path for verdict in verdicts], self._refusals(verdicts, now), why, now)
-        if self._accepted or not verdicts:
-            self._condemn(item)
+    def _reject(self, job: Job, outcome: Outcome, server: str) -> None:
+        """Have a refused message filed, unless it may be the server's fault. Raises ReplyError once that is clear."""
+        verdicts = outcome.rejected
+        item = self._filing.keep_refused(job, verdicts)
+        if self._accepted:
+            self._filing.refused(item, fresh=job.item is None)
             return
         first = verdicts[0]
-        self._refused.append((item, (first.stage, first.reply.code, first.reply.enhanced)))
-        alike = {kind for _, kind in self._refused}
+        self._refused.append((job, item, (first.stage, first.reply.code, first.reply.enhanced)))
+        alike = {kind for _, _, kind in self._refused}
         if len(alike) > 1:
             self.settle()
         elif len(self._refused) >= ALIKE:
-            for refused, _ in self._refused:
-                self._report.deferred += 1
-                self._note(refused.message(), "held", refused.slip.why)
+            for _, refused, _ in self._refused:
+                self._filing.still_held(refused)
             self._refused.clear()
-            server = self._submission.server if self._submission else "the SMTP server"
             raise ReplyError(
-                f"{server} refuses every message alike: {why}",
+                f"{server} refuses every message alike: {reason(verdicts)}",
                 reply=first.reply,
                 hint="this looks like the server's or the configuration's fault, so no mail was given up; it is held and tried again",
             )
-
-    def _condemn(self, item: Item) -> None:
-        moved = self._badmail.take(item, self._held)
-        uidl = item.slip.message_uidl
-        self._journal.record(uidl, "badmail", clock.stamp(clock.now()))
-        self._journal.flush()
-        self._report.rejected += 1
-        self._report.messages.append(Note(printable(uidl), "badmail", f"{item.slip.why} ({moved.path})"))
 
     def _broke(self, failure: PoprepError) -> None:
         """Count messages in a row at which the session broke. Raises `failure` when it must be the server's fault."""
         self._broken += 1
         if self._broken >= ALIKE:
             raise failure
-
-    def _accept_some(self) -> None:
-        self._accepted += 1
-        self._taken += 1
-        if self._refused:
-            self.settle()
-
-    def _note(self, message: Message, outcome: str, why: str) -> None:
-        self._report.say(1, f"{outcome} {printable(message.uidl)}: {why}")
-        self._report.messages.append(Note(printable(message.uidl), outcome, why))
-
-    def _refusals(self, verdicts: tuple[Verdict, ...], now: str) -> list[Refusal]:
-        conceal = self._report.redactor.conceal
-        return [refusal(verdict.path, verdict.stage, conceal(str(verdict.reply)), now) for verdict in verdicts]
 
     def _drop(self) -> None:
         if self._submission is not None:
@@ -380,8 +347,3 @@ def _ended_by_the_server(outcome: Outcome) -> bool:
     """Whether the session was ended before the mail data (421, RFC 5321 3.8): the letter may be sent in another one."""
     verdicts = outcome.deferred
     return bool(verdicts) and not outcome.accepted and all(one.reply.code == 421 for one in verdicts)
-
-
-def _why(verdicts: tuple[Verdict, ...]) -> str:
-    first = verdicts[0]
-    return f"{printable(first.path)} at {first.stage}: {first.reply}"

@@ -17,10 +17,14 @@ from poprep_cli.engine.message import Message, field, header_fields
 
 POSSIBLE_DUPLICATE = b"X-Poprep-Possible-Duplicate: yes\r\n"
 
+_LINE = 78  # RFC 5322 2.1.1
+_HOST = 255  # octets of a name, RFC 5321 4.5.3.1.2
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _RETURN_PATH = re.compile(rb"\s*<([^<>\s\x00-\x1f\x7f]{1,256}@[^<>\s\x00-\x1f\x7f@]{1,255})>\s*$")
-_WORD = re.compile(r"[^A-Za-z0-9.:_-]")
+_LITERAL = re.compile(
+    r"\[?(?:IPv6:)?(\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)(?:%[^\]]*)?\]?", re.ASCII | re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +50,10 @@ class Letter:
         """Yield the mail data, dot-stuffed, the last part with the terminator."""
         return self.message.wire(self.front)
 
+    def plain(self) -> Iterator[bytes]:
+        """Yield the content as BDAT takes it: not dot-stuffed, ended by CRLF."""
+        return self.message.plain(self.front)
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -58,13 +66,16 @@ class Trace:
     token: str
 
     def front(self, message: Message, forward_paths: tuple[bytes, ...], now: datetime) -> bytes:
-        """Return the lines in front of a message. The recipient is named when there is a single one."""
-        host = _WORD.sub("_", self.server.rsplit(":", 1)[0].strip("[]"))
-        peer = f" ([{self.peer}])" if self.peer else ""
-        lines = [
-            f"Received: from {host}{peer} by {_WORD.sub('_', self.by)}",
-            f"\twith POP3{'S' if self.tls else ''} (poprep {__version__}) id {self.token}",
-        ]
+        """Return the lines in front of a message. The recipient is named when there is a single one: nobody else sees it.
+
+        POP3 is no registered protocol of `with`; POP3S is to it as ESMTPS is to ESMTP (RFC 3848).
+        """
+        origin = f"Received: from {_extended_domain(self.server.rsplit(':', 1)[0], self.peer)}"
+        by = f"by {_extended_domain(self.by)}"
+        lines = [f"{origin} {by}"]
+        if len(lines[0]) > _LINE:
+            lines = [origin if len(origin) <= _LINE else origin.replace(" (", "\r\n\t("), f"\t{by}"]
+        lines.append(f"\twith POP3{'S' if self.tls else ''} (poprep {__version__}) id {self.token}")
         if len(forward_paths) == 1 and forward_paths[0].isascii():
             lines.append(f"\tfor <{forward_paths[0].decode()}>")
         lines[-1] += ";"
@@ -82,12 +93,36 @@ class Trace:
         return any(name == b"received" and mark in value for name, value in header_fields(message.head))
 
 
+def _extended_domain(name: str, peer: str = "") -> str:
+    """Return a host as RFC 5321 4.4 has it in `from` and `by`: its name, or its address, and the address that it had."""
+    own, address = _literal(name), _literal(peer)
+    if own:
+        return f"{own} ({address or own})"
+    if not name.isascii():
+        try:
+            name = name.encode("idna").decode()
+        except UnicodeError:
+            name = name.encode("ascii", "replace").decode()
+    labels = (label.strip("-") for label in re.sub(r"[^A-Za-z0-9.-]", "-", name[:_HOST]).split("."))
+    domain = ".".join(filter(None, labels)) or "unknown"
+    return f"{domain} ({address})" if address else domain
+
+
+def _literal(address: str) -> str:
+    """Return an IP address as an address literal (RFC 5321 4.1.3), "" if it is none."""
+    found = _LITERAL.fullmatch(address)
+    if found is None:
+        return ""
+    return f"[IPv6:{found[1]}]" if ":" in found[1] else f"[{found[1]}]"
+
+
 def token(state_dir: Path, connector: str) -> str:
     """Return the mark of this installation and connector: an HMAC with a random key that is made at the first use."""
     path = state_dir / "installation.key"
     key = files.read_private(path)
     if not key:
-        files.replace(path, secrets.token_hex(32).encode())
+        make = files.create if key is None else files.replace
+        make(path, secrets.token_hex(32).encode())
         key = files.read_private(path) or b""
     return hmac.new(key, connector.lower().encode(), hashlib.sha256).hexdigest()[:24]
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poprep_cli.engine.handoff import Handoff
+from poprep_cli.engine.identity import Identity
 from poprep_cli.engine.message import receive
 from poprep_cli.engine.plan import Step
-from poprep_cli.engine.report import ConnectorReport, Note
+from poprep_cli.engine.report import ConnectorReport
+from poprep_cli.engine.state import is_late
+from poprep_cli.engine.top import Top, is_whole
 from poprep_cli.errors import PoprepError
 from poprep_cli.net.maildrop import Maildrop
-from poprep_cli.protocol.wire import printable
 
 
 class Fetcher:
@@ -26,6 +28,9 @@ class Fetcher:
         spool: Path,
         report: ConnectorReport,
         max_message_size: int,
+        *,
+        identity: Identity,
+        top: Top,
     ) -> None:
         self._maildrop = maildrop
         self._steps = {step.listed.number: step for step in steps}
@@ -33,6 +38,8 @@ class Fetcher:
         self._spool = spool
         self._report = report
         self._max_message_size = max_message_size
+        self._identity = identity
+        self._top = top
         self.error: PoprepError | None = None
         self.crash: BaseException | None = None
         self.in_hand: Step | None = None
@@ -60,26 +67,40 @@ class Fetcher:
 
     def _fetch(self) -> None:
         wanted = [step.listed for step in self._steps.values()]
-        for count, (listed, reply) in enumerate(self._maildrop.retrieve(wanted, self._handoff.admit)):
+        maildrop, top = self._maildrop, self._top
+        top.begin(offered=maildrop.offers_top)
+        for count, (listed, reply) in enumerate(maildrop.retrieve(wanted, self._handoff.admit, top.asks)):
             step = self._steps[listed.number]
+            by_top = reply.command.verb == "TOP"
+            if not reply.ok and by_top:
+                top.refused(listed)
+                maildrop.read_again(listed)
+                continue
             if not reply.ok:
                 self._report.deferred += 1
-                self._report.messages.append(
-                    Note(printable(listed.uidl), "left on the server", f"RETR was refused: {reply}")
-                )
+                self._report.note(listed.uidl, "left on the server", f"RETR was refused: {reply}")
                 self.fetched.add(listed.uidl)
                 self._handoff.release(listed.size)
                 continue
-            parts = self._maildrop.parts(reply)
+            parts = maildrop.parts(reply)
             message = receive(listed.uidl, parts, self._spool / f"{count:06d}.part", self._max_message_size)
             if message.octets < listed.size:
                 try:
-                    self._maildrop.confirm(listed)
+                    maildrop.confirm(listed)
                 except PoprepError:
                     message.discard()
                     raise
+            if by_top and not is_whole(message, listed.size):
+                message.discard()
+                top.incomplete(listed, message)
+                maildrop.read_again(listed)
+                continue
+            top.compare(listed, message)
             message.listed_octets = listed.size
             message.in_doubt = step.in_doubt
-            self.fetched.add(listed.uidl)
+            if is_late(listed.uidl):
+                self._identity.settle(maildrop, listed, message)
+            if not message.late:  # in another session its number may be another message's
+                self.fetched.add(listed.uidl)
             self._report.received += 1
             self._handoff.put(message)

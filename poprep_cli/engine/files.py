@@ -6,9 +6,10 @@ The only module with calls that differ between POSIX and Windows. Errors of the 
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -71,6 +72,20 @@ def open_private(path: Path, flags: int) -> int:
         return descriptor
 
 
+def open_appending(path: Path) -> tuple[int, bytes]:
+    """Open a private file for `append`, made if it is missing; return the descriptor and the last octet, b"" if there is none."""
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    try:
+        with translated(f"read {path}"):
+            if not os.fstat(descriptor).st_size:
+                return descriptor, b""
+            os.lseek(descriptor, -1, os.SEEK_END)
+            return descriptor, os.read(descriptor, 1)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO | None]:
     """Open a private file for reading; None if there is none. Errors of reading become StateError."""
@@ -98,14 +113,15 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Make `data` the content of a file at once: a new file, then a rename, both fsynced if it is to be durable."""
+def replace(path: Path, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
+    """Make `data`, or its parts, the content of a file at once: a new file, then a rename, both fsynced if it is to be durable."""
     fresh = path.with_name(path.name + ".new")
     with translated(f"write {path}"):
         fresh.unlink(missing_ok=True)
         descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            write_all(descriptor, data)
+            for part in (data,) if isinstance(data, bytes) else data:
+                write_all(descriptor, part)
             if durable:
                 os.fsync(descriptor)
         except BaseException:
@@ -118,6 +134,23 @@ def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
         fresh.replace(path)
         if durable:
             sync_folder(path.parent)
+
+
+def create(path: Path, data: bytes) -> None:
+    """Make a file with this content at once, durably, unless there is one: of several that try, one succeeds."""
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+    with translated(f"write {path}"):
+        descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            _name_first(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
@@ -157,11 +190,55 @@ class Lock:
 if sys.platform == "win32":
     import msvcrt
 
+    def _name_first(fresh: Path, path: Path) -> None:
+        try:
+            fresh.rename(path)  # which refuses on Windows
+        except FileExistsError:
+            return
+
     def _lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+    def append(descriptor: int, line: bytes) -> None:
+        """Write a line at the end of a file open for appending, in one piece whoever else does so. Raises OSError."""
+        # The C library seeks to the end, then writes: no other process may do so in between.
+        _wait_for_lock(descriptor)
+        try:
+            write_all(descriptor, line)
+        finally:
+            os.lseek(descriptor, _BEYOND, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+    _BEYOND = 2**31 - 2  # an offset that can be locked, and where no text is: locked text can't be read by anybody
+    _ATTEMPTS = 500  # a line takes microseconds to write: who waits for longer waits for something that hangs
+
+    def _wait_for_lock(descriptor: int) -> None:
+        import time
+
+        for attempt in range(_ATTEMPTS):
+            os.lseek(descriptor, _BEYOND, os.SEEK_SET)
+            try:
+                return _lock(descriptor)
+            except OSError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            time.sleep(0.001)
+        return None
 else:
+
+    def _name_first(fresh: Path, path: Path) -> None:
+        try:
+            os.link(fresh, path)  # a rename would replace what another one has made meanwhile
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            fresh.rename(path)
 
     def _lock(descriptor: int) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def append(descriptor: int, line: bytes) -> None:
+        """Write a line at the end of a file open for appending, in one piece whoever else does so. Raises OSError."""
+        write_all(descriptor, line)  # one write with O_APPEND: the system holds the file for it

@@ -13,6 +13,7 @@ from pathlib import Path
 from poprep_cli.engine import files
 from poprep_cli.errors import RemoteProtocolError
 from poprep_cli.protocol.wire import (
+    CRLF,
     PART_OCTETS,
     CanonicalCheck,
     mend_parts,
@@ -25,6 +26,23 @@ from poprep_cli.protocol.wire import (
 HEADER_OCTETS = 1 << 18  # of a longer header only this much is looked at
 
 _IDENTITY = (b"message-id", b"date", b"from")
+_VOLATILE = frozenset(  # what mailbox software notes in messages, or adds when they move
+    (
+        b"status",
+        b"x-status",
+        b"x-uid",
+        b"x-uidl",
+        b"x-keywords",
+        b"x-mozilla-status",
+        b"x-mozilla-status2",
+        b"x-mozilla-keys",
+        b"x-evolution",
+        b"content-length",
+        b"lines",
+        b"return-path",
+        b"delivered-to",
+    )
+)
 _FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)", re.MULTILINE)
 
 
@@ -33,7 +51,9 @@ class Message:
     """One message as it was received: `block` is the dot-stuffed POP3 block, or `file` has the exact octets.
 
     `octets` counts the content as the sender made it, without dot-stuffing. `head` is its start, at least the header up
-    to 256 KiB. `in_doubt` says that an earlier pass may have delivered it already.
+    to 256 KiB. `in_doubt` says that an earlier pass may have delivered it already, `late` that it had to be read to see
+    what it is known by: it may be delivered already. `long_lines` tells of lines over 998 octets. With `without_nul` its
+    NULs are not sent.
     """
 
     uidl: bytes
@@ -45,6 +65,10 @@ class Message:
     file: Path | None = None
     listed_octets: int = 0
     in_doubt: bool = False
+    late: bool = False
+    nul: bool = False
+    long_lines: bool = False
+    without_nul: bool = False
 
     def content(self) -> Iterator[bytes]:
         """Yield the exact octets as received, in parts."""
@@ -55,23 +79,43 @@ class Message:
 
     def wire(self, front: bytes) -> Iterator[bytes]:
         """Yield the mail data for SMTP: `front` (whole header fields), the content with its line ends mended, the terminator."""
-        if self.block is not None:
-            if self.canonical:
-                yield front + self.block
+        if self.block is None:
+            yield from stuff_parts(chain((front,), self._mended()))
+        elif self.canonical and not self.without_nul:
+            yield front + self.block
+        else:
+            yield front + stuff(b"".join(self._mended()))
+
+    def plain(self, front: bytes) -> Iterator[bytes]:
+        """Yield `front` and the content with its line ends mended, ended by CRLF, in parts of at least 1 MiB but the last.
+
+        What is below 1 MiB comes as one part, so that its octets are known before it is sent (RFC 3030).
+        """
+        held = front
+        for part in self._mended():
+            if len(held) < PART_OCTETS:
+                held += part
             else:
-                yield front + stuff(b"".join(mend_parts((unstuff(self.block),))))
-            return
-        parts: Iterable[bytes] = _read(self.file)
-        yield from stuff_parts(chain((front,), parts if self.canonical else mend_parts(parts)))
+                yield held
+                held = part
+        yield held if not held or held.endswith(CRLF) else held + CRLF
+
+    def _mended(self) -> Iterable[bytes]:
+        """Return the content as it may be sent. NULs go first: without them a CR may meet its LF."""
+        parts: Iterable[bytes] = self.content()
+        if self.without_nul:
+            parts = (part.replace(b"\0", b"") for part in parts)
+        return parts if self.canonical and not self.without_nul else mend_parts(parts)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it came shorter than LIST said."""
+        return self.octets < self.listed_octets
 
     @property
     def fingerprint(self) -> str:
-        """A digest of Message-ID, Date and From, by which the message is known again under another UIDL; "" without them."""
-        fields = header_fields(self.head)
-        found = [value for name, value in fields if name in _IDENTITY]
-        if not found:
-            return ""
-        return hashlib.sha256(b"\n".join(sorted(b" ".join(value.split()) for value in found))).hexdigest()[:32]
+        """What the message is known by under another UIDL; "" if it has no header."""
+        return fingerprint(self.head)
 
     def discard(self) -> None:
         """Remove the file, if there is one."""
@@ -93,7 +137,10 @@ def receive(uidl: bytes, parts: Iterator[bytes], spool: Path, max_octets: int = 
         # A message that begins in the middle of the block, such as a lone dot line, has its octets counted unstuffed.
         stuffed = first.count(b"\r\n..") + first.startswith(b"..")
         octets = len(first) - 3 - stuffed
-        return Message(uidl, octets, check.canonical, not check.ascii, _head(first), block=first)
+        head = header_of(first)
+        return Message(
+            uidl, octets, check.canonical, not check.ascii, head, first, nul=check.nul, long_lines=check.long_lines
+        )
     octets = 0
     descriptor = files.open_private(spool, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
@@ -108,7 +155,10 @@ def receive(uidl: bytes, parts: Iterator[bytes], spool: Path, max_octets: int = 
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
-    return Message(uidl, octets, check.canonical, not check.ascii, _head(first), file=spool)
+    head = header_of(first)
+    return Message(
+        uidl, octets, check.canonical, not check.ascii, head, file=spool, nul=check.nul, long_lines=check.long_lines
+    )
 
 
 def _check_size(octets: int, limit: int) -> None:
@@ -118,10 +168,36 @@ def _check_size(octets: int, limit: int) -> None:
         )
 
 
+def fingerprint(head: bytes) -> str:
+    """Return a digest of Message-ID, Date and From, by which a message is known again under another UIDL.
+
+    Where they say too little (no Message-ID, and Date or From missing) it is one of the whole header but for the fields
+    that servers change. "" if there is no header.
+    """
+    fields = header_fields(head)
+    names = {name for name, _ in fields}
+    if b"message-id" in names or {b"date", b"from"} <= names:
+        found = sorted(_unfolded(value) for name, value in fields if name in _IDENTITY)
+    else:
+        found = [name + b":" + _unfolded(value) for name, value in fields if name not in _VOLATILE]
+    return hashlib.sha256(b"\n".join(found)).hexdigest()[:32] if found else ""
+
+
+def block_fingerprint(block: bytes) -> str:
+    """Return the fingerprint of a message whose dot-stuffed block, or its start, is `block`."""
+    return fingerprint(header_of(block))
+
+
+def _unfolded(value: bytes) -> bytes:
+    return b" ".join(value.split())
+
+
 def header_fields(head: bytes) -> list[tuple[bytes, bytes]]:
     """Return the header fields at the start of `head`: names in lower case, values still folded (RFC 5322 2.2)."""
-    end = re.search(rb"\r?\n\r?\n", head)
-    header = head[: end.start() + 2] if end else head
+    if re.match(rb"\r*\n", head):
+        return []
+    end = re.search(rb"\n\r*\n", head)
+    header = head[: end.start() + 1] if end else head
     return [(found[1].lower(), found[2]) for found in _FIELD.finditer(header)]
 
 
@@ -137,7 +213,8 @@ def _checked(parts: Iterable[bytes], check: CanonicalCheck, first: bytes) -> Ite
         yield part
 
 
-def _head(first: bytes) -> bytes:
+def header_of(first: bytes) -> bytes:
+    """Return the header at the start of a dot-stuffed block, the blank line included: 256 KiB of it at most."""
     end = first.find(b"\r\n\r\n", 0, HEADER_OCTETS)
     head = first[: end + 4 if end >= 0 else HEADER_OCTETS]
     return unstuff(head + b".\r\n") if b"\n." in head or head.startswith(b".") else head

@@ -4,88 +4,90 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from poprep_cli.config.model import Limits, ServerCopy
-from poprep_cli.engine.clock import parse
-from poprep_cli.engine.state import Entry
+from poprep_cli.engine.retention import DONE_WITH, Order, deletion_due
+from poprep_cli.engine.state import Entry, is_late
 from poprep_cli.net.maildrop import Listed
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One message and what is done with it. `in_doubt` says that an earlier pass may have sent it already."""
+    """One message and what is done with it. `in_doubt` says that an earlier pass may have sent it already.
+
+    `first_seen` and `status` are those of what is to be deleted.
+    """
 
     listed: Listed
     reason: str
     in_doubt: bool = False
+    first_seen: str = ""
+    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a pass will do. `verify` are delivered messages that came short: only a second read allows their deletion."""
+    """What a pass will do. `verify` are delivered messages that came short: only a second read allows their deletion.
+
+    `kept` is how many are done with and still on the server, those to be deleted included.
+    """
 
     fetch: tuple[Step, ...]
     delete: tuple[Step, ...]
     verify: tuple[Step, ...]
     oversize: tuple[Step, ...]
-    unusable: tuple[Step, ...]
+    kept: int = 0
 
 
 def plan(
     listing: Sequence[Listed],
     entries: Mapping[bytes, Entry],
     held: Collection[bytes],
-    server_copy: ServerCopy,
+    server_copy: ServerCopy | Order,
     limits: Limits,
     now: datetime,
 ) -> Plan:
-    """Return what is to be done about `listing`, given what is known. `held` are UIDLs that wait in the spool."""
+    """Return what is to be done about `listing`, given what is known. `held` are UIDLs that wait in the spool.
+
+    The UIDLs are keys as `Identity` gives them: no two are the same.
+    """
     fetch: list[Step] = []
     delete: list[Step] = []
     verify: list[Step] = []
     oversize: list[Step] = []
-    unusable: list[Step] = []
-    seen: set[bytes] = set()
+    late: list[Step] = []
+    kept = 0
     for listed in listing:
-        if not listed.uidl or listed.uidl in seen:
-            unusable.append(
-                Step(listed, "its UIDL is blank" if not listed.uidl else "another message has the same UIDL")
-            )
-            continue
-        seen.add(listed.uidl)
         entry = entries.get(listed.uidl)
         if entry is None or entry.status in ("seen", "sending", "oversize", "deleted"):
             if 0 < limits.max_message_size < listed.size:
                 oversize.append(Step(listed, f"{listed.size:,} octets, more than limits.max_message_size"))
+            elif is_late(listed.uidl):
+                late.append(Step(listed, "only reading it tells whether it is new"))
             elif listed.uidl not in held:
                 in_doubt = entry is not None and entry.status == "sending"
                 again = entry is not None and entry.status == "deleted"
                 reason = "in doubt" if in_doubt else "deleted, but listed again" if again else "new"
                 fetch.append(Step(listed, reason, in_doubt))
-        elif entry.status in ("delivered", "discarded"):
+        elif entry.gone:  # it was away, and nobody knows whether it is the same: never deleted, and read once more
+            settled = entry.status in ("delivered", "discarded", "badmail")
+            too_large = 0 < limits.max_message_size < listed.size
+            if settled and not too_large and listed.uidl not in held:
+                fetch.append(Step(listed, "listed again, perhaps for other mail"))
+        else:
+            kept += entry.status in DONE_WITH
             reason = deletion_due(entry, server_copy, now)
             if reason:
-                (verify if entry.short else delete).append(Step(listed, reason))
-    return Plan(tuple(_bounded(fetch, limits)), tuple(delete), tuple(verify), tuple(oversize), tuple(unusable))
+                step = Step(listed, reason, first_seen=entry.first_seen, status=entry.status)
+                (verify if entry.short else delete).append(step)
+    # Where they stay, those that are read at every pass must not stand in the way of those after them.
+    fetch = _bounded(fetch, limits) + late if _stays(server_copy) else _bounded(fetch + late, limits)
+    return Plan(tuple(fetch), tuple(delete), tuple(verify), tuple(oversize), kept)
 
 
-def deletion_due(entry: Entry, server_copy: ServerCopy, now: datetime) -> str:
-    """Return why a delivered message is to be deleted from the server now, or "" if it is not."""
-    if not server_copy.leave_copy:
-        return "delivered (leave_copy = false)"
-    if server_copy.remove_after_delivered:
-        return "delivered (remove_after_delivered)"
-    if server_copy.remove_after_days is None:
-        return ""
-    try:
-        first_seen = parse(entry.first_seen)
-    except ValueError:
-        return ""
-    age = now - first_seen
-    if age < timedelta(days=server_copy.remove_after_days):
-        return ""
-    return f"first seen {age.days} days ago (remove_after_days = {server_copy.remove_after_days})"
+def _stays(server_copy: ServerCopy | Order) -> bool:
+    return isinstance(server_copy, ServerCopy) and server_copy.leave_copy and not server_copy.remove_after_delivered
 
 
 def _bounded(fetch: list[Step], limits: Limits) -> list[Step]:

@@ -50,9 +50,14 @@ class Redactor:
                     return head[:-length] + MASK
         return head
 
-    def over(self, say: Callable[[int, str], None]) -> Callable[[int, str], None]:
-        """Return a function that says what `say` does, secrets masked."""
-        return lambda level, text: say(level, self.conceal(text))
+    def over(self, say: Callable[[int, str], None], most: int = 4) -> Callable[[int, str], None]:
+        """Return a function that says what `say` does up to level `most`, secrets masked."""
+
+        def concealed(level: int, text: str) -> None:
+            if level <= most:
+                say(level, self.conceal(text))
+
+        return concealed
 
 
 def _forms(secret: str) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from poprep_cli.engine.redact import Redactor
+from poprep_cli.engine.state import named
 from poprep_cli.errors import ExitCode, PoprepError
 
 
@@ -37,13 +39,16 @@ class ConnectorReport:
     seconds: float = 0.0
     messages: list[Note] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
+    remarks: Counter[str] = field(default_factory=Counter)  # what was odd with messages that were delivered
     errors: list[PoprepError] = field(default_factory=list)
     done: bool = False
     say: Callable[[int, str], None] = lambda _level, _text: None
+    level: int = 1  # the highest that anybody listens to
+    log: Callable[[int, str], None] = lambda _level, _text: None  # to the log alone
     redactor: Redactor = field(default_factory=Redactor)
 
     def __post_init__(self) -> None:
-        self.say = self.redactor.over(self.say)
+        self.say = self.redactor.over(self.say, self.level)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -57,6 +62,26 @@ class ConnectorReport:
         if not self.errors:
             self.reason = error.reason
         self.errors.append(error)
+
+    def note(self, uidl: bytes, outcome: str, why: str) -> None:
+        """Note what became of a message that was not simply delivered, and say it."""
+        self.say(1, f"{outcome} {named(uidl)}: {why}")
+        self.messages.append(Note(named(uidl), outcome, why))
+
+    @property
+    def notes(self) -> list[str]:
+        """The remarks as sentences, such as "3 messages with NULs in them"."""
+        return [f"{count} message{'' if count == 1 else 's'} {what}" for what, count in self.remarks.items()]
+
+    def log_end(self) -> None:
+        """Write into the log what is told to people at the end of a run. What is concealed then, is concealed here."""
+        for error in self.errors:
+            self.log(1, f"error: {error}" + (f" ({error.hint})" if error.hint else ""))
+        busy = self.new or self.delivered or self.messages or self.errors
+        for note in self.notes:
+            self.log(1, note)
+        for advice in self.advice:
+            self.log(1 if busy and self.reason != "not due" else 3, advice)
 
     def conceal(self) -> None:
         """Mask every secret that the redactor knows in all that has been gathered to be told."""
@@ -85,4 +110,5 @@ class ConnectorReport:
             "seconds": round(self.seconds, 3),
             "messages": [{"uidl": note.uidl, "outcome": note.outcome, "why": note.why} for note in self.messages],
             "advice": self.advice,
+            "notes": self.notes,
         }

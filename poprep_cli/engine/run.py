@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from poprep_cli.config.model import Connector
 from poprep_cli.engine.plan import Plan
-from poprep_cli.engine.poll import Surroundings, poll
+from poprep_cli.engine.poll import poll
 from poprep_cli.engine.report import ConnectorReport
+from poprep_cli.engine.visit import Surroundings
 from poprep_cli.errors import PoprepError, Stopped
 from poprep_cli.net.stop import Stop
+
+Work = Callable[[Connector, Surroundings, ConnectorReport, Stop], Plan | None]
 
 GRACE = 5.0  # seconds that threads get to notice the stop; what they wrote is safe whenever they end
 
 
 class Run:
-    """Passes over `connectors`, one after the other. `reports` are in the order of the connectors."""
+    """Passes over `connectors`, `jobs` of them at a time, begun in their order. `reports` are in the same order."""
 
     def __init__(
-        self, connectors: Sequence[Connector], surroundings: Surroundings, reports: Sequence[ConnectorReport]
+        self,
+        connectors: Sequence[Connector],
+        surroundings: Surroundings,
+        reports: Sequence[ConnectorReport],
+        work: Work = poll,
+        jobs: int = 1,
     ) -> None:
-        self._connectors = connectors
         self._surroundings = surroundings
+        self._work_on = work
         self.reports = reports
         self.plans: dict[str, Plan] = {}
         self.stop = Stop()
+        self._waiting = deque(zip(connectors, reports, strict=True))
+        self._workers = max(1, min(jobs, len(connectors)))
+        self._busy = self._workers
+        self._leaving = threading.Lock()
         self._finished = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="run", daemon=True)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for number in range(self._workers):
+            threading.Thread(target=self._work, name=f"job {number}", daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
         """Wait so long at most; return whether the run has ended."""
@@ -47,25 +60,31 @@ class Run:
                 report.conceal()
 
     def _work(self) -> None:
+        """Take one connector after the other until none is left: who is slow keeps one worker, and the others go on."""
         try:
-            for connector, report in zip(self._connectors, self.reports, strict=True):
-                if self.stop.tripped:
-                    break
+            while not self.stop.tripped:
+                try:
+                    connector, report = self._waiting.popleft()
+                except IndexError:
+                    return
                 self._one(connector, report)
         finally:
-            self._finished.set()
+            with self._leaving:
+                self._busy -= 1
+                if not self._busy:
+                    self._finished.set()
 
     def _one(self, connector: Connector, report: ConnectorReport) -> None:
         try:
-            found = poll(connector, self._surroundings, report, self.stop)
+            found = self._work_on(connector, self._surroundings, report, self.stop)
         except Exception as error:  # noqa: BLE001 - a bug in one pass must not stop the other connectors
-            report.fail(_bug(error))
+            report.fail(bug(error))
             return
         if found is not None:
             self.plans[connector.name] = found
 
 
-def _bug(error: Exception) -> PoprepError:
+def bug(error: Exception) -> PoprepError:
     """Return a bug as an error to tell: where it happened, without values, which might be secret."""
     import traceback
 

@@ -6,63 +6,83 @@ documented in docs/state.md.
 
 from __future__ import annotations
 
-import base64
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
 from poprep_cli.engine import files
+from poprep_cli.engine.journal_line import (
+    DIGEST,
+    FORGOTTEN,
+    FORMAT,
+    LATE,
+    STATUSES,
+    VERSION,
+    Entry,
+    Line,
+    as_dict,
+    decode,
+    encode,
+    encode_first,
+    first_line,
+    is_late,
+    key_of,
+    message_key,
+    named,
+    packed,
+    plain_uidl,
+    read_line,
+    uidl_from,
+    uidl_keys,
+    understand,
+)
 from poprep_cli.errors import StateError
 
-VERSION = 1
-_READ = 1 << 20
+# The journal's own, and what its lines and keys are made of, for all who work with it.
+__all__ = [
+    "DIGEST",
+    "FORGOTTEN",
+    "LATE",
+    "STATUSES",
+    "SYNC_INTERVAL",
+    "Entry",
+    "Journal",
+    "as_dict",
+    "first_line",
+    "is_late",
+    "message_key",
+    "named",
+    "packed",
+    "plain_uidl",
+    "read_line",
+    "uidl_from",
+    "uidl_keys",
+]
+
+_READ = 1 << 18
+_LONGEST = 1 << 20  # octets of a line; more, such as the zeros that a power cut can leave, is garbage
+_WRITE = 1000  # lines written at a time
 SYNC_INTERVAL = 0.1  # seconds between fsyncs while mail flows: what a power cut may cost
-
-STATUSES = frozenset(
-    ("seen", "sending", "delivered", "deleted", "held", "badmail", "discarded", "ignored", "oversize"),
-)
-
-
-class Entry(msgspec.Struct, gc=False):
-    """What is known of one message. Times are RFC 3339 in UTC; `extra` are keys that this version does not know."""
-
-    first_seen: str
-    status: str
-    at: str
-    octets: int = 0
-    fingerprint: str = ""
-    short: bool = False
-    extra: dict[str, Any] | None = None
-
-
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
-    status: str
-    first_seen: str
-    at: str = ""
-    uidl: str | None = None
-    uidl_b64: str | None = None
-    octets: int = 0
-    fingerprint: str = ""
-    short: bool = False
-
-
-_decoder = msgspec.json.Decoder(_Line)
-_encoder = msgspec.json.Encoder()
 
 
 class Journal:
-    """An open journal. One thread writes. `skipped` counts lines that could not be read; `mailbox` is whose it is."""
+    """An open journal. One thread writes. `skipped` counts lines that could not be read; `header` is the first line.
+
+    `new_since` is when new messages count as first seen (RFC 3339), should the clock be behind it. The keys of `entries` are those of `message_key`.
+    """
 
     def __init__(self, path: Path, mailbox: str) -> None:
         """Replay the journal at `path`, which need not exist; it is made when first written to."""
         self.path = path
-        self.mailbox = mailbox
+        self.header: dict[str, Any] = {"format": FORMAT, "version": VERSION, "mailbox": mailbox}
         self.entries: dict[bytes, Entry] = {}
         self.skipped = 0
+        self.new_since = ""
         self._understood = False  # whether there was a line about a message
         self.lines = 0
         self._descriptor: int | None = None
@@ -70,35 +90,42 @@ class Journal:
         self._unsynced = False
         self._synced_at = 0.0
         self._torn = False
-        self._strings: dict[str, str] = {}  # equal times and statuses share one object: memory is per message
+        self._strings: dict[str, str] = {}  # equal times, statuses and sizes are one object: memory is per message
+        self._sizes: dict[int, int] = {}
         with files.reading(path) as file:
             if file is not None:
                 self._replay(file)
         self._strings.clear()
+        self._sizes.clear()
 
     def _replay(self, file: BinaryIO) -> None:
         rest = b""
         while part := file.read(_READ):
-            lines = (rest + part).split(b"\n")
-            rest = lines.pop()
-            start = 0
-            if self.lines == 0 and lines:
-                start = self._replay_first(lines[0])
-            for line in lines[start:]:
-                self._replay_line(line)
-            self.lines += len(lines)
-        if self.skipped and not self._understood:
+            lines, ended, rest = (rest + part).rpartition(b"\n")
+            rest = rest[:_LONGEST]
+            if not ended:
+                continue
+            if self.lines == 0:
+                first, _, others = lines.partition(b"\n")
+                if self._replay_first(first):
+                    self.lines = 1
+                    if first == lines:
+                        continue
+                    lines = others
+            self._replay_lines(lines)
+        if not self._understood and (self.skipped or not _is_start_of_line(rest)):
             # Taken for empty, it would have the whole mailbox sent again.
             raise StateError(
-                f"{self.path} holds nothing that this poprep can read ({self.skipped} lines)",
-                hint="put a backup in its place; only if all mail in the mailbox may be sent again, move it away",
+                f"{self.path} holds nothing that this poprep can read ({self.skipped + bool(rest)} lines)",
+                hint=f"move it away, and bring back a backup or an export: poprep state import {self.path.stem} FILE; "
+                "without one all mail in the mailbox is sent again",
             )
         self._torn = bool(rest)  # without its LF the last line was not written whole
         self.skipped += self._torn
 
     def _replay_first(self, line: bytes) -> int:
         """Take the first line; return 1 if it was a header, 0 if it is a message's."""
-        first = _header(line)
+        first = first_line(line)
         if first is None:
             return 0
         version = first.get("version")
@@ -107,55 +134,86 @@ class Journal:
                 f"{self.path}:1: this is state of version {version!r}, and this poprep knows version {VERSION}",
                 hint="use the poprep that wrote it, or a newer one",
             )
-        self.mailbox = str(first.get("mailbox", self.mailbox))
+        self.header |= first
         return 1
 
-    def _replay_line(self, line: bytes) -> None:
-        extra = None
-        try:
-            found = _decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            try:
-                known = msgspec.json.decode(line, type=dict[str, Any])
-                extra = {key: known.pop(key) for key in set(known) - set(_Line.__struct_fields__)}
-                found = msgspec.convert(known, _Line)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+    @property
+    def mailbox(self) -> str:
+        """Whose state it is, as user@host:port."""
+        return str(self.header["mailbox"])
+
+    def _replay_lines(self, lines: bytes) -> None:
+        self.lines += lines.count(b"\n") + 1
+        whole = decode(lines)
+        if whole is not None:
+            for found in whole:
+                self._replay_line(key_of(found), found)
+            return
+        for line in lines.split(b"\n"):  # one of them at least is not as it should be
+            understood = understand(line)
+            if understood is None:
                 self.skipped += 1
-                return
-        uidl = _uidl(found)
-        if uidl is None or found.status not in STATUSES:
+            else:
+                self._replay_line(*understood)
+
+    def _replay_line(self, uidl: bytes | None, found: Line, extra: dict[str, Any] | None = None) -> None:
+        if uidl is None:
             self.skipped += 1
             return
         self._understood = True
+        if found.status == FORGOTTEN:
+            self.entries.pop(uidl, None)
+            return
         share = self._strings.setdefault
         self.entries[uidl] = Entry(
             share(found.first_seen, found.first_seen),
             share(found.status, found.status),
             share(found.at, found.at),
-            found.octets,
-            found.fingerprint,
+            self._sizes.setdefault(found.octets, found.octets),
+            packed(found.fingerprint),
             found.short,
+            share(found.gone, found.gone),
             extra,
         )
 
     def record(self, uidl: bytes, status: str, at: str, **changes: str | int) -> Entry:
         """Note a new status of a message; it reaches the file with the next `flush`. Return the entry."""
         old = self.entries.get(uidl)
-        entry = Entry(at, status, at) if old is None else msgspec.structs.replace(old, status=status, at=at)
+        if old is None:
+            entry = Entry(max(at, self.new_since), status, at)
+        else:
+            entry = msgspec.structs.replace(old, status=status, at=at)
         for name, value in changes.items():
             setattr(entry, name, value)
         self.entries[uidl] = entry
-        self._pending.append(_encode(uidl, entry))
+        self._pending.append(encode(uidl, entry))
         return entry
 
-    def forget_deleted(self, listed: Collection[bytes]) -> None:
+    def update(self, uidl: bytes, **changes: str | int) -> None:
+        """Note something about a message whose status stays."""
+        entry = self.entries[uidl]
+        self.record(uidl, entry.status, entry.at, **changes)
+
+    def forget_deleted(self, listed: Iterable[bytes]) -> None:
         """Forget what was deleted and is listed no more: its UIDL may be used again for other mail.
 
         What is listed all the same waits for its content to tell: a server that ignores DELE shows the same mail.
         """
-        gone = [uidl for uidl, entry in self.entries.items() if entry.status == "deleted" and uidl not in listed]
-        for uidl in gone:
-            del self.entries[uidl]
+        deleted = {uidl for uidl, entry in self.entries.items() if entry.status == "deleted"}
+        if not deleted:
+            return
+        late = False
+        for uidl in listed:
+            late = late or is_late(uidl)
+            deleted.discard(uidl)
+        for uidl in deleted:
+            if not (late and DIGEST in uidl):
+                del self.entries[uidl]
+
+    def forget(self, uidl: bytes, at: str) -> None:
+        """Note that a message is unknown from now on."""
+        self.record(uidl, FORGOTTEN, at)
+        del self.entries[uidl]
 
     def flush(self) -> None:
         """Hand what was recorded to the operating system, where a kill can't undo it; fsync every 100 ms.
@@ -188,7 +246,7 @@ class Journal:
             self._descriptor = files.open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         size = os.fstat(self._descriptor).st_size
         if size == 0:
-            data = self._first_line() + data
+            data = encode_first(self.header) + data
         elif self._torn:
             data = b"\n" + data
         try:
@@ -198,9 +256,6 @@ class Journal:
             raise
         self._torn = False
 
-    def _first_line(self) -> bytes:
-        return _encoder.encode({"format": "poprep-state", "version": VERSION, "mailbox": self.mailbox}) + b"\n"
-
     def compact(self, *, force: bool = False) -> None:
         """Rewrite the file with one line a message, by rename, if most of its lines are superseded."""
         superseded = self.lines - len(self.entries)
@@ -208,9 +263,19 @@ class Journal:
             return
         self.sync()
         self.close()
-        lines = [self._first_line(), *(_encode(uidl, entry) for uidl, entry in self.entries.items())]
-        files.replace(self.path, b"".join(lines))
-        self.lines, self._torn = len(lines), False
+        files.replace(self.path, self._in_parts())
+        self.lines, self._torn = 1 + len(self.entries), False
+
+    def whole(self) -> Iterator[bytes]:
+        """Yield the lines of a journal that says what is known now: the first line, and one a message."""
+        yield encode_first(self.header)
+        for uidl, entry in self.entries.items():
+            yield encode(uidl, entry)
+
+    def _in_parts(self) -> Iterator[bytes]:
+        lines = self.whole()
+        while part := b"".join(islice(lines, _WRITE)):
+            yield part
 
     def close(self) -> None:
         """Close the file; what was recorded and not flushed is dropped."""
@@ -219,51 +284,6 @@ class Journal:
             self._descriptor = None
 
 
-def uidl_keys(uidl: bytes) -> dict[str, str]:
-    """Return the JSON key and value for a UIDL: `uidl`, or `uidl_b64` for octets that are not UTF-8."""
-    try:
-        return {"uidl": uidl.decode()}
-    except UnicodeDecodeError:
-        return {"uidl_b64": base64.b64encode(uidl).decode("ascii")}
-
-
-def uidl_from(text: str | None, base64_text: str | None) -> bytes | None:
-    """Return the UIDL that `uidl_keys` wrote, or None if there is none."""
-    if text is not None:
-        return text.encode("utf-8", "surrogatepass")
-    if base64_text is None:
-        return None
-    try:
-        return base64.b64decode(base64_text, validate=True)
-    except ValueError:
-        return None
-
-
-def _uidl(line: _Line) -> bytes | None:
-    return uidl_from(line.uidl, line.uidl_b64)
-
-
-def _encode(uidl: bytes, entry: Entry) -> bytes:
-    line: dict[str, Any] = {
-        **uidl_keys(uidl),
-        "first_seen": entry.first_seen,
-        "status": entry.status,
-        "at": entry.at,
-    }
-    if entry.octets:
-        line["octets"] = entry.octets
-    if entry.fingerprint:
-        line["fingerprint"] = entry.fingerprint
-    if entry.short:
-        line["short"] = True
-    if entry.extra:
-        line.update(entry.extra)
-    return _encoder.encode(line) + b"\n"
-
-
-def _header(line: bytes) -> dict[str, Any] | None:
-    try:
-        first = msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    return first if first.get("format") == "poprep-state" else None
+def _is_start_of_line(rest: bytes) -> bool:
+    """Whether this may be what a cut left of a line: of a file that was never whole there is nothing to be brought back."""
+    return not rest or (rest.startswith(b"{") and b"\0" not in rest)

@@ -8,22 +8,38 @@ from pathlib import Path
 import msgspec
 
 from poprep_cli.engine import files
+from poprep_cli.engine.backoff import NONE, Rejections
 from poprep_cli.engine.clock import parse, stamp
+from poprep_cli.engine.retention import NO_MASS, Mass
 from poprep_cli.net.detect import Memory
 
 AFRESH = timedelta(days=7)
 
 
 class Status(msgspec.Struct, omit_defaults=True):
-    """When the connector was last tried, when it last went well, how the last pass ended, and how it logged in."""
+    """When the connector was last tried, when it last went well, how the last pass ended, and how it logged in.
+
+    `login_delay` is how many seconds the server wants between logins, the last of which was at `last_login`.
+    """
 
     last_attempt: str = ""
+    latest: str = ""  # the latest time that any pass has had: a clock that is behind stays so for more than one
     last_success: str = ""
     reason: str = ""
     method: str = ""
     method_since: str = ""
     announcements: str = ""
     mute: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
+    pop3_login: Rejections = NONE
+    smtp_login: Rejections = NONE
+    mass: Mass = NO_MASS
+    last_login: str = ""
+    login_delay: int = 0
+    told_expiry: str = ""
+    told_clock: str = ""
+    top: str = ""
+    top_since: str = ""
 
 
 def load(path: Path) -> Status:
@@ -45,7 +61,7 @@ def memory(status: Status, now: datetime) -> Memory:
         fresh = timedelta(0) <= now - parse(status.method_since) < AFRESH
     except ValueError:
         fresh = False
-    return Memory(status.method, status.announcements, status.mute) if fresh else Memory()
+    return Memory(status.method, status.announcements, status.mute, status.listed) if fresh else Memory()
 
 
 def remember(status: Status, learned: Memory, now: datetime) -> None:
@@ -54,20 +70,22 @@ def remember(status: Status, learned: Memory, now: datetime) -> None:
         status, now
     ) == Memory():
         status.method_since = stamp(now)
-    status.method, status.announcements, status.mute = learned.method, learned.announcements, learned.mute
+    status.method, status.announcements = learned.method, learned.announcements
+    status.mute, status.listed = learned.mute, learned.listed
 
 
-def not_due_until(status: Status, poll_every: float, now: datetime) -> str:
-    """Return when the connector is due (RFC 3339), or "" if it is due now. `poll_every` is in minutes.
-
-    Counted from the start of the last attempt, with a tolerance of 30 seconds or 10 % for the jitter of cron.
-    """
-    if not poll_every or not status.last_attempt:
-        return ""
+def top_trouble(status: Status, now: datetime) -> str:
+    """Return what is wrong with the server's TOP as far as is known, "" for nothing. After a week it is tried afresh."""
     try:
-        last = parse(status.last_attempt)
+        fresh = timedelta(0) <= now - parse(status.top_since) < AFRESH
     except ValueError:
-        return ""
-    seconds = poll_every * 60
-    due = last + timedelta(seconds=seconds - min(30.0, seconds / 10))
-    return stamp(last + timedelta(seconds=seconds)) if last <= now < due else ""
+        fresh = False
+    return status.top if fresh else ""
+
+
+def remember_top(status: Status, trouble: str, now: datetime) -> None:
+    """Note what a pass has found out about the server's TOP."""
+    if not trouble:
+        status.top = status.top_since = ""
+    elif trouble != top_trouble(status, now):
+        status.top, status.top_since = trouble, stamp(now)

@@ -5,9 +5,12 @@ The .eml has the exact octets as received. A message is in the store once its .j
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import secrets
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from poprep_cli.engine import files
 from poprep_cli.engine.message import HEADER_OCTETS, Message
 from poprep_cli.engine.state import uidl_from, uidl_keys
 from poprep_cli.errors import StateError
+
+_ID = re.compile(r"[0-9a-f]{8}")
 
 
 class Refusal(msgspec.Struct, omit_defaults=True):
@@ -38,20 +43,30 @@ class Slip(msgspec.Struct, kw_only=True, omit_defaults=True):
     octets: int
     canonical: bool = True
     eight_bit: bool = False
+    listed_octets: int = 0  # what LIST said, if it came shorter
+    nul: bool = False
+    long_lines: bool = False
     in_doubt: bool = False
     fingerprint: str = ""
     trace: str = ""
     why: str = ""
+    deferred_since: str = ""
     attempts: int = 0
     breaks: int = 0
     refusals: list[Refusal] = []
     uidl: str | None = None
     uidl_b64: str | None = None
+    digest: str = ""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it broke a session, or was refused for good: then it is tried after other mail."""
+        return self.breaks > 0 or any(refusal.reply.startswith("5") for refusal in self.refusals)
 
     @property
     def message_uidl(self) -> bytes:
         """The UIDL as the POP3 server sent it."""
-        return uidl_from(self.uidl, self.uidl_b64) or b""
+        return uidl_from(self.uidl, self.uidl_b64, self.digest) or b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,11 @@ class Item:
 
     path: Path
     slip: Slip
+
+    @property
+    def id(self) -> str:
+        """Its name for people, see `id_of`."""
+        return id_of(self.path)
 
     def message(self) -> Message:
         """Return the message, its content in the file."""
@@ -74,33 +94,48 @@ class Item:
             slip.eight_bit,
             head[: end + 4] if end >= 0 else head,
             file=self.path,
+            listed_octets=slip.listed_octets,
             in_doubt=slip.in_doubt,
+            nul=slip.nul,
+            long_lines=slip.long_lines,
         )
 
 
 class Store:
-    """The folder `held/<connector>` or `badmail/<connector>`; it is made when first used."""
+    """The folder `held/<connector>` or `badmail/<connector>`; it is made when first used.
 
-    def __init__(self, folder: Path) -> None:
+    With `only`, names of .eml files, it is a store of these alone, whatever else there is.
+    """
+
+    def __init__(self, folder: Path, only: Collection[str] | None = None) -> None:
         self.folder = folder
+        self._only = only
         self._count = 0
 
     def items(self) -> list[Item]:
-        """Return what is in the store, oldest first."""
+        """Return what is in the store, oldest first. Raises StateError for what can't be read."""
+        return [self.item(path) for path in self.paths()]
+
+    def paths(self) -> list[Path]:
+        """Return the .eml of what is in the store, oldest first. Nothing is read."""
         if not self.folder.is_dir():
             return []
-        found = []
-        for path in sorted(self.folder.glob("*.json")):
-            if not path.with_suffix(".eml").exists():
-                continue  # a crash while it moved: the other store has it
-            try:
-                slip = msgspec.json.decode(files.read_private(path) or b"", type=Slip)
-            except msgspec.MsgspecError as error:
-                raise StateError(
-                    f"{path} can't be read: {error}", hint="mend or remove it; its .eml beside it is the mail"
-                ) from error
-            found.append(Item(path.with_suffix(".eml"), slip))
-        return found
+        found = [path.with_suffix(".eml") for path in sorted(self.folder.glob("*.json"))]
+        # One without its .eml is of a crash while it moved: the other store has it.
+        return [path for path in found if (self._only is None or path.name in self._only) and path.exists()]
+
+    def item(self, path: Path) -> Item:
+        """Return the message whose .eml is at `path`. Raises StateError if its .json can't be read."""
+        beside = path.with_suffix(".json")
+        try:
+            return Item(path, msgspec.json.decode(files.read_private(beside) or b"", type=Slip))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            kind = self.folder.parent.name
+            raise StateError(
+                f"{beside} can't be read: {error}",
+                hint=f"mend it; or save the mail, which is in the .eml beside it, by `poprep {kind} export {id_of(path)} FILE`, "
+                f"and then `poprep {kind} drop {id_of(path)}`",
+            ) from error
 
     def octets(self) -> int:
         """Return the size of what is in the store."""
@@ -165,6 +200,15 @@ class Store:
             for path in self.folder.glob("*.json"):
                 if not path.with_suffix(".eml").exists():
                     path.unlink(missing_ok=True)
+
+
+def id_of(path: Path) -> str:
+    """Return what people call a message that is kept: eight hexadecimal digits, the same wherever it moves.
+
+    They end its file name, which `Store.add` made; a name that somebody else gave has them made of it.
+    """
+    last = path.stem.rpartition("-")[2]
+    return last if _ID.fullmatch(last) else hashlib.sha256(path.stem.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def refusal(recipient: bytes, stage: str, reply: object, at: str) -> Refusal:

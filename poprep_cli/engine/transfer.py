@@ -8,9 +8,11 @@ from pathlib import Path
 from poprep_cli.engine.delivery import Delivery
 from poprep_cli.engine.fetch import Fetcher
 from poprep_cli.engine.handoff import Handoff
+from poprep_cli.engine.identity import Identity
 from poprep_cli.engine.message import Message
 from poprep_cli.engine.plan import Step
 from poprep_cli.engine.report import ConnectorReport
+from poprep_cli.engine.top import Top
 from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, StateError, Stopped
 from poprep_cli.net.maildrop import Maildrop
 from poprep_cli.net.stop import Stop
@@ -32,8 +34,12 @@ class Transfer:
         *,
         deadline: float,
         max_message_size: int,
+        identity: Identity,
+        top: Top,
     ) -> None:
         """Prepare. `reenter` logs in anew; after `deadline` (monotonic seconds) nothing more is read."""
+        self._identity = identity
+        self._top = top
         self.maildrop: Maildrop | None = maildrop
         self._reenter = reenter
         self._delivery = delivery
@@ -78,7 +84,16 @@ class Transfer:
         """Run the download thread beside the submission. Return it, joined, and the error of the SMTP side."""
         handoff = Handoff(self._deadline)
         forget = self._stop.on_trip(handoff.close)
-        fetcher = Fetcher(maildrop, steps, handoff, self._spool, self._report, self._max_message_size)
+        fetcher = Fetcher(
+            maildrop,
+            steps,
+            handoff,
+            self._spool,
+            self._report,
+            self._max_message_size,
+            identity=self._identity,
+            top=self._top,
+        )
         try:
             failure = self._submit(handoff)
         finally:
@@ -108,7 +123,7 @@ class Transfer:
         self._leave()
         try:
             self.maildrop = self._reenter()
-            numbers = {listed.uidl: listed for listed in self.maildrop.listing()}
+            numbers = {listed.uidl: listed for listed in self._identity.listing(self.maildrop)}
         except PoprepError as error:
             survivable(error, self._stop)
             self._leave()

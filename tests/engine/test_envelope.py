@@ -9,6 +9,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from poprep_cli.engine.envelope import POSSIBLE_DUPLICATE, Letter, Trace, reverse_path, token
 from poprep_cli.engine.message import Message, receive
@@ -16,6 +18,15 @@ from poprep_cli.protocol.wire import stuff, unstuff
 
 NOW = datetime(2026, 11, 3, 9, 4, 5, tzinfo=UTC)
 TOKEN = "0123456789abcdef01234567"
+
+# RFC 5321 4.4: a Time-stamp-line, as narrow as ours needs it.
+_DOMAIN = rb"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
+_ADDRESS = rb"\[(?:\d{1,3}(?:\.\d{1,3}){3}|IPv6:[0-9A-Fa-f:.]+)\]"
+_HOST = rb"(?:%b(?:(?: |\r\n\t)\(%b\))?|%b \(%b\))" % (_DOMAIN, _ADDRESS, _ADDRESS, _ADDRESS)
+STAMP = re.compile(
+    rb"Received: from %b(?: |\r\n\t)by %b\r\n\twith POP3S? \(poprep [\w.+]+\) id [0-9a-f]{24}(?:\r\n\tfor <[^<>\s]+>)?;\r\n"
+    rb"\t(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d \+0000\r\n" % (_HOST, _HOST)
+)
 
 
 def trace(**changes) -> Trace:
@@ -58,9 +69,65 @@ def test_the_trace_without_tls_and_with_several_recipients() -> None:
 )
 def test_the_trace_is_one_field_whatever_the_names(changes) -> None:
     front = trace(**changes).front(message(), (), NOW)
-    assert front.isascii()
+    assert STAMP.fullmatch(front), front
     assert message_from_bytes(front + b"\r\n").keys() == ["Received"]
     assert max(map(len, front.split(b"\r\n"))) < 998
+
+
+HOSTS = [
+    ("pop.example.net:995", "192.0.2.1", b"pop.example.net ([192.0.2.1])"),
+    ("pop.example.net:995", "2001:db8::1", b"pop.example.net ([IPv6:2001:db8::1])"),
+    ("pop.example.net:995", "fe80::1%eth0", b"pop.example.net ([IPv6:fe80::1])"),
+    ("pop.example.net:995", "", b"pop.example.net"),
+    ("192.0.2.1:110", "192.0.2.1", b"[192.0.2.1] ([192.0.2.1])"),
+    ("[::1]:110", "::1", b"[IPv6:::1] ([IPv6:::1])"),
+    ("[::1]:110", "", b"[IPv6:::1] ([IPv6:::1])"),
+    ("pop_3.internal:110", "10.0.0.1", b"pop-3.internal ([10.0.0.1])"),
+    ("-a..b-.:110", "", b"a.b"),
+    ("b\u00fccher.example:110", "", b"xn--bcher-kva.example"),
+    ("\u00fc..\u00fc:110", "", b"unknown"),
+    ("$(id) (x) <y>; \\:110", "not an address) by", b"id---x---y"),
+    ("evil\r\nX: y:110", "1.2.3.4\n", b"evil--X--y"),
+]
+
+
+@pytest.mark.parametrize(("server", "peer", "shown"), HOSTS)
+def test_hosts_in_the_trace(server: str, peer: str, shown: bytes) -> None:
+    front = trace(server=server, peer=peer).front(message(), (), NOW)
+    assert front.startswith(b"Received: from " + shown + b" by gw.example\r\n")
+    assert STAMP.fullmatch(front), front
+
+
+@pytest.mark.parametrize("by", ["[192.0.2.9]", "[IPv6:2001:db8::9]", "192.0.2.9", "gw_1", "x" * 300, "", "\x00"])
+def test_our_own_name_in_the_trace(by: str) -> None:
+    front = trace(by=by).front(message(), (b"a@corp.example",), NOW)
+    assert STAMP.fullmatch(front), front
+
+
+@given(st.text(max_size=300), st.text(max_size=60), st.text(max_size=300))
+def test_the_trace_is_right_whatever_the_names(server: str, peer: str, by: str) -> None:
+    front = trace(server=server, peer=peer, by=by).front(message(), (b"a@corp.example",), NOW)
+    assert STAMP.fullmatch(front), front
+    assert trace().is_loop(message(front + b"\r\n"))
+
+
+def test_lines_of_the_trace_are_short() -> None:
+    names = {
+        "server": "pop." + "p" * 40 + ".example.net:995",
+        "by": "gw." + "g" * 40 + ".example",
+        "peer": "2001:db8::1",
+    }
+    for front in (trace().front(message(), (b"a@corp.example",), NOW), trace(**names).front(message(), (), NOW)):
+        assert max(map(len, front.split(b"\r\n"))) <= 78
+        assert STAMP.fullmatch(front)
+    both = names | {"server": "pop.example.net:995"}
+    assert max(map(len, trace(**both).front(message(), (), NOW).split(b"\r\n"))) <= 78
+
+
+def test_the_recipient_stays_secret_when_it_must() -> None:
+    assert b"\tfor <a@b.example>;\r\n" in trace().front(message(), (b"a@b.example",), NOW)
+    for paths in ((), (b"a@b.example", b"bcc@b.example"), ("j\u00fcrgen@b.example".encode(),)):
+        assert b"for <" not in trace().front(message(), paths, NOW)
 
 
 def test_a_message_in_doubt_says_so() -> None:

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,3 +133,24 @@ def test_write_all_goes_on_where_the_system_stopped(tmp_path, monkeypatch) -> No
         files.write_all(descriptor, b"0123456789")
     os.close(descriptor)
     assert path.read_bytes() == b"0123456789"
+
+
+def test_of_many_that_make_a_file_one_succeeds(tmp_path) -> None:
+    path = tmp_path / "key"
+    found: list[bytes | None] = []
+    barrier = threading.Barrier(8)
+
+    def make(number: int) -> None:
+        barrier.wait()
+        files.create(path, b"%d" % number)
+        found.append(files.read_private(path))
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["key"]
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -173,4 +173,14 @@ def test_the_fingerprint_knows_a_message_again(tmp_path) -> None:
     again = b"Date:  Mon, 23 Nov 2026\r\n 09:41:00 +0000\r\nX: y\r\nFROM: a@b.example\r\nmessage-id: <1@x>\r\n\r\nother"
     assert fingerprint(again, tmp_path) == known
     assert fingerprint(HEADER.replace(b"<1@x>", b"<2@x>"), tmp_path) != known
-    assert fingerprint(b"Subject: x\r\n\r\nFrom: body\r\n", tmp_path) == ""
+    assert fingerprint(b"\r\nFrom: body\r\n", tmp_path) == fingerprint(b"", tmp_path) == ""
+
+
+def test_a_header_that_says_little_counts_as_a_whole(tmp_path) -> None:
+    known = fingerprint(b"Received: by a\r\nFrom: printer@b.example\r\nSubject: x\r\n\r\nbody", tmp_path)
+    assert len(known) == 32
+    again = b"Status: RO\r\nReceived:  by\r\n a\r\nFrom: printer@b.example\r\nSubject: x\r\nX-UID: 7\r\n\r\n"
+    assert fingerprint(again, tmp_path) == known
+    assert fingerprint(again.replace(b"by\r\n a", b"by b"), tmp_path) != known
+    assert fingerprint(again.replace(b"Subject", b"Title"), tmp_path) != known
+    assert fingerprint(b"Subject: x\r\n\r\nFrom: body\r\n", tmp_path) != ""

@@ -122,19 +122,19 @@ def test_what_waits_in_the_spool_is_not_fetched() -> None:
     assert (found.fetch, found.delete, found.verify) == ((), (), ())
 
 
-def test_uidls_that_tell_nothing_apart() -> None:
-    found = decide(listing(b"", b"a", b"A", b"a", b""))
-    assert numbers(found.fetch) == [2, 3]
-    assert [(step.listed.number, step.reason) for step in found.unusable] == [
-        (1, "its UIDL is blank"),
-        (4, "another message has the same UIDL"),
-        (5, "its UIDL is blank"),
-    ]
-
-
-def test_a_duplicate_of_a_delivered_uidl_is_not_deleted() -> None:
-    found = decide(listing(b"a", b"a"), {b"a": entry()}, server_copy=DELETE_NOW)
-    assert (numbers(found.delete), numbers(found.unusable)) == ([1], [2])
+@pytest.mark.parametrize(
+    ("server_copy", "fetched"),
+    [
+        (ServerCopy(), [2, 1, 3]),
+        (ServerCopy(remove_after_days=1), [2, 1, 3]),
+        (ServerCopy(remove_after_delivered=True), [2]),
+        (DELETE_NOW, [2]),
+    ],
+)
+def test_what_must_be_read_to_be_known_comes_last(server_copy, fetched) -> None:
+    listed = listing(b"\r\n?1", b"a", b"b\r\n?3", b"c")
+    found = decide(listed, server_copy=server_copy, limits=Limits(max_messages=1))
+    assert numbers(found.fetch) == fetched
 
 
 @pytest.mark.parametrize(("size", "limit", "left"), [(101, 100, True), (100, 100, False), (10**12, 0, False)])
@@ -165,18 +165,18 @@ def test_the_limits_of_a_pass(limits, count) -> None:
 
 
 def test_an_empty_listing_deletes_nothing() -> None:
-    assert decide([], {b"u": entry()}, server_copy=DELETE_NOW) == Plan((), (), (), (), ())
+    assert decide([], {b"u": entry()}, server_copy=DELETE_NOW) == Plan((), (), (), ())
 
 
 @given(
-    uidls=st.lists(st.sampled_from([b"", b"a", b"b", b"c"]), max_size=8),
+    uidls=st.lists(st.sampled_from([b"a", b"b", b"c", b"d"]), max_size=4, unique=True),
     statuses=st.dictionaries(st.sampled_from([b"a", b"b", b"c"]), st.sampled_from(sorted(STATUSES))),
     leave=st.booleans(),
 )
 def test_every_message_is_in_one_place_at_most(uidls, statuses, leave) -> None:
     entries = {uidl: entry(status) for uidl, status in statuses.items()}
     found = decide(listing(*uidls), entries, server_copy=ServerCopy(leave_copy=leave))
-    steps = [*found.fetch, *found.delete, *found.verify, *found.oversize, *found.unusable]
+    steps = [*found.fetch, *found.delete, *found.verify, *found.oversize]
     assert len({step.listed.number for step in steps}) == len(steps)
     assert not {step.listed.uidl for step in found.fetch} & {step.listed.uidl for step in found.delete}
     for step in found.delete:

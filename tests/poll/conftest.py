@@ -13,3 +13,9 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = make(tmp_path)
     with made.pop3, made.smtp:
         yield made
+
+
+@pytest.fixture
+def by_data(world: World) -> None:
+    """Have mail sent by DATA, one message in flight."""
+    world.smtp.chunking = False

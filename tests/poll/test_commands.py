@@ -25,6 +25,7 @@ FIELDS = {
     "seconds": float,
     "messages": list,
     "advice": list,
+    "notes": list,
 }
 
 
@@ -46,6 +47,7 @@ def test_verbosity(world: World) -> None:
     assert PASSWORD not in done.err
 
 
+@pytest.mark.usefixtures("by_data")
 def test_quiet_does_not_hide_what_is_wrong(world: World) -> None:
     world.letters(1)
     world.smtp.faults = SmtpFaults(replies={"data": b"554 5.7.1 spam\r\n"})
@@ -90,7 +92,7 @@ def test_json(world: World) -> None:
     assert {name: type(office[name]) for name in FIELDS} == FIELDS
     expected = {
         "connector": "office", "exit_code": 1, "reason": "partial", "listed": 3, "new": 3, "delivered": 2,
-        "deferred": 1, "rejected": 0, "deleted": 2, "held": 1, "advice": [],
+        "deferred": 1, "rejected": 0, "deleted": 2, "held": 1, "advice": [], "notes": [],
         "octets": len(world.sent[0]) + len(world.sent[2]),
     }  # fmt: skip
     assert {name: office[name] for name in expected} == expected

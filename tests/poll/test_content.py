@@ -80,10 +80,11 @@ def test_mending_in_a_message_that_comes_in_parts(world: World) -> None:
     assert world.kept("held") == []
 
 
+@pytest.mark.usefixtures("by_data")
 def test_held_and_badmail_have_the_exact_octets(world: World) -> None:
     content = HEADER + b"one\ntwo\r\r\nthree\0\r\n.\r\n\xff\r\n"
     world.mail(content)
-    world.smtp.faults = type(world.smtp.faults)(replies={"data": b"451 4.3.0 later\r\n"})
+    world.smtp.faults = type(world.smtp.faults)(replies={"end-of-data": b"451 4.3.0 later\r\n"})
     world.poll().ended(1, "message u1: held")
     assert [slip["content"] for slip in world.kept("held")] == [content]
     world.heal()
@@ -99,7 +100,7 @@ def test_the_envelope_and_the_trace(world: World) -> None:
     assert [message.reverse_path for message in world.smtp.delivered] == [b"ada@example.net", b"", b""]
     assert {message.forward_paths for message in world.smtp.delivered} == {(b"office@corp.example",)}
     for message in world.smtp.delivered:
-        assert message.content.startswith(b"Received: from 127.0.0.1 ([127.0.0.1]) by ")
+        assert message.content.startswith(b"Received: from [127.0.0.1] ([127.0.0.1]) by ")
         assert b"\tfor <office@corp.example>;" in message.content
         assert DUPLICATE not in message.content
 

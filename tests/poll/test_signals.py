@@ -9,7 +9,10 @@ import pytest
 
 from tests.poll.world import POSIX, Pop3Faults, SmtpFaults, World, finished, settled
 
-pytestmark = pytest.mark.skipif(not POSIX, reason="these signals can't be sent to one process on Windows")
+pytestmark = [
+    pytest.mark.skipif(not POSIX, reason="these signals can't be sent to one process on Windows"),
+    pytest.mark.usefixtures("by_data"),
+]
 
 MOMENTS = {
     "greeting": (Pop3Faults(no_greeting=True), SmtpFaults()),
@@ -69,7 +72,7 @@ def test_the_second_connector_is_not_begun(world: World) -> None:
     world.letters(2)
     world.pop3.faults = Pop3Faults(retr={2: "hang-mid"})
     world.more = world.tables("a_first")
-    running = world.start()
+    running = world.start("--jobs", "1")
     settled(world, running)
     running.send_signal(signal.SIGINT)
     assert finished(running).code == 130

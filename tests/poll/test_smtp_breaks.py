@@ -10,6 +10,8 @@ from poprep_cli.embedded.smtp import SmtpServer
 from poprep_cli.embedded.smtp_faults import Stage
 from tests.poll.world import SmtpFaults, World, closed_port, letter
 
+pytestmark = pytest.mark.usefixtures("by_data")  # by BDAT: test_smtp_bdat.py
+
 
 class Break(NamedTuple):
     """A stage at which the line breaks, the exit code of a pass over two messages, and how many are in doubt then."""

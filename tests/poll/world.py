@@ -107,17 +107,21 @@ leave_copy = {str(self.leave_copy).lower()}
 send_to = [{", ".join(f'"{path}"' for path in self.send_to)}]
 """
 
-    def arguments(self, arguments: tuple[str, ...], options: tuple[str, ...]) -> list[str]:
+    def arguments(self, arguments: tuple[str, ...], options: tuple[str, ...], command: str = "poll") -> list[str]:
         """Return the command line after the program's name."""
-        return ["--config", str(self.config), "--state-dir", str(self.state), *options, "poll", *arguments]
+        return ["--config", str(self.config), "--state-dir", str(self.state), *options, command, *arguments]
 
     def poll(self, *arguments: str, options: tuple[str, ...] = ()) -> Done:
-        """Run the command in this process: all but the start of an interpreter."""
+        """Run a pass in this process: all but the start of an interpreter."""
+        return self.command("poll", *arguments, options=options)
+
+    def command(self, name: str, *arguments: str, options: tuple[str, ...] = ()) -> Done:
+        """Run a command in this process."""
         if not self.config.exists():
             self.write()
         out, err = io.StringIO(), io.StringIO()
         before = sys.argv
-        sys.argv = ["poprep", *self.arguments(arguments, options)]
+        sys.argv = ["poprep", *self.arguments(arguments, options, name)]
         try:
             with redirect_stdout(out), redirect_stderr(err):
                 main()

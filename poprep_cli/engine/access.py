@@ -1,0 +1,229 @@
+"""How a pass gets into its servers: passwords, what the last login taught, the pause after rejections, the maildrop."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+from poprep_cli.config.model import Connector
+from poprep_cli.config.secrets import resolve
+from poprep_cli.engine import clock, status
+from poprep_cli.engine.backoff import NONE, Rejections, paused_until, rejected
+from poprep_cli.engine.due import delay_told, delayed_until, login_delay
+from poprep_cli.engine.identity import Identity
+from poprep_cli.engine.report import ConnectorReport
+from poprep_cli.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    PoprepError,
+    RemoteProtocolError,
+    TemporaryReplyError,
+)
+from poprep_cli.net.detect import Memory
+from poprep_cli.net.dialogue import Dialogue
+from poprep_cli.net.maildrop import Maildrop
+from poprep_cli.net.stop import Stop
+from poprep_cli.protocol.pop3 import Reply
+from poprep_cli.protocol.sasl.mechanism import Credentials
+
+# When the next login begins with other methods than the one that worked.
+AFRESH = "whenever all methods are tried, at least once a week"
+UNLOCK_PAUSES = (0.1, 0.4, 1.5)  # seconds before another try to get back into a maildrop that is still locked
+
+
+class Access:
+    """One connector's access to its servers during a pass. `maildrop` is the last that was opened."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        config: Path,
+        current: status.Status,
+        report: ConnectorReport,
+        stop: Stop,
+        *,
+        force: bool,
+    ) -> None:
+        """Prepare. `config` is the path of the configuration; with `force` no pause is kept."""
+        self._connector = connector
+        self._config = config
+        self._status = current
+        self._report = report
+        self._stop = stop
+        self._force = force
+        self._memory = status.memory(current, clock.now())
+        self._password = ""
+        self._smtp_password = ""
+        self._srs_secret = ""
+        self.learned: Memory | None = None
+        self.maildrop: Maildrop | None = None
+        self._identity: Identity | None = None
+
+    def resolve(self) -> None:
+        """Get the password, before anybody is contacted: a server's text may hold it from the first moment on."""
+        self._password = resolve(
+            self._connector.pop3.password,
+            what=f"connector.{self._connector.name}.pop3.password",
+            user=self._connector.pop3.user,
+            folder=self._config.parent,
+        )
+        self._report.redactor.know(self._password)
+
+    def srs_secret(self) -> bytes:
+        """Return the secret of routing.srs_secret. Raises ConfigError."""
+        secret = self._connector.routing.srs_secret
+        if not self._srs_secret and secret is not None:
+            what = f"connector.{self._connector.name}.routing.srs_secret"
+            self._srs_secret = resolve(secret, what=what, user="", folder=self._config.parent)
+            self._report.redactor.know(self._srs_secret)
+        return self._srs_secret.encode()
+
+    def smtp_credentials(self) -> Credentials | None:
+        """Return how to log in to the SMTP server, None: not at all. Raises ConfigError, AuthenticationFailed in a pause."""
+        smtp = self._connector.smtp
+        if smtp.user is None or smtp.password is None:
+            return Credentials(smtp.user, "") if smtp.user is not None else None
+        self._mind_rejections(self._status.smtp_login, f"{smtp.user} at {smtp.addresses[0]}")
+        if not self._smtp_password:
+            self._smtp_password = resolve(
+                smtp.password,
+                what=f"the smtp.password of connector {self._connector.name}",
+                user=smtp.user,
+                folder=self._config.parent,
+            )
+            self._report.redactor.know(self._smtp_password)
+        return Credentials(smtp.user, self._smtp_password)
+
+    def _mind_rejections(self, rejections: Rejections, who: str) -> None:
+        """Raise AuthenticationFailed while a login is not to be tried, lest the account be locked."""
+        if self._force:
+            return
+        until = paused_until(rejections, clock.now(), self._configured())
+        if until:
+            raise AuthenticationFailed(
+                f"not trying to log in as {who} before {until}: it was refused {rejections.count} times in a row",
+                hint="correct the configuration, or use --force: both try at once",
+            )
+
+    def _configured(self) -> datetime | None:
+        """Return when the configuration was last written."""
+        try:
+            return datetime.fromtimestamp(self._config.stat().st_mtime, UTC)
+        except OSError:
+            return None
+
+    def _enter(self, *, pipelining: bool = True) -> Maildrop:
+        pop3 = self._connector.pop3
+        self._mind_rejections(self._status.pop3_login, f"{pop3.user} at {pop3.address}")
+        try:
+            self.maildrop = maildrop = Maildrop(
+                self._connector.pop3,
+                self._password,
+                self._stop,
+                self._memory,
+                pipelining=pipelining,
+                dialogue=Dialogue("POP3", self._report.say, self._report.level),
+            )
+        except TemporaryReplyError as error:
+            self._tell_delay(error)
+            raise
+        self._status.last_login = clock.stamp(clock.now())
+        if maildrop.capabilities:
+            self._status.login_delay = login_delay(maildrop.capabilities.get("LOGIN-DELAY", ()))
+        self._memory = self.learned = maildrop.memory
+        self._report.advice.extend(
+            f"{failure.method} is announced but fails{failure.cost and f' and costs {failure.cost} {AFRESH}'}: "
+            f"remove it from pop3.auth ({failure.why})"
+            for failure in maildrop.failures
+        )
+        self._report.advice.extend(warning for warning in maildrop.warnings if warning not in self._report.advice)
+        return maildrop
+
+    def _tell_delay(self, error: TemporaryReplyError) -> None:
+        """Say until when the server lets nobody in, if that is known."""
+        until = delayed_until(self._status, clock.now())
+        if until and _is_delay(error):
+            error.hint = f"{delay_told(self._status)}: not before {until}"
+
+    def arrive(self, *, again: bool = False) -> Maildrop:
+        """Log in and list, every message under its key. Raises RemoteProtocolError if the mail can't be told apart.
+
+        A server that breaks on commands in a group gets them one by one, on a fresh connection. With `again` a session has
+        just ended, and the server may need a moment to unlock the maildrop.
+        """
+        maildrop = self._arrive(self.enter_again(pipelining=True) if again else self._enter())
+        self.identity.check(maildrop)
+        return maildrop
+
+    @property
+    def identity(self) -> Identity:
+        """What gives messages their keys; known once the journal is read."""
+        if self._identity is None:
+            raise RuntimeError("the visit has not begun")
+        return self._identity
+
+    @identity.setter
+    def identity(self, identity: Identity) -> None:
+        self._identity = identity
+
+    def _arrive(self, maildrop: Maildrop) -> Maildrop:
+        try:
+            self.identity.listing(maildrop)
+            return maildrop
+        except (ConnectionFailed, RemoteProtocolError) as error:
+            if not maildrop.pipelining:
+                raise
+            maildrop.close()
+            self._stop.check()
+            try:
+                maildrop = self.enter_again()
+            except TemporaryReplyError:
+                raise error from None  # a maildrop that is still locked is only what followed from it
+        self.identity.listing(maildrop)
+        return maildrop
+
+    def arrive_again(self) -> Maildrop:
+        """Drop the line, log in and list anew, one command at a time. Message numbers are other ones then."""
+        if self.maildrop is not None:
+            self.maildrop.close()
+        maildrop = self.enter_again()
+        if self.identity is None:
+            raise RuntimeError("the visit has not begun")
+        self.identity.listing(maildrop)
+        return maildrop
+
+    def enter_again(self, *, pipelining: bool = False) -> Maildrop:
+        """Log in anew after the line broke. The server may need a moment to notice that, and to unlock the maildrop."""
+        stopped = threading.Event()
+        forget = self._stop.on_trip(stopped.set)
+        try:
+            for pause in UNLOCK_PAUSES:
+                try:
+                    return self._enter(pipelining=pipelining)
+                except TemporaryReplyError as error:
+                    if _is_delay(error):
+                        raise
+                    stopped.wait(pause)
+                    self._stop.check()
+            return self._enter(pipelining=pipelining)
+        finally:
+            forget()
+
+    def settle(self, error: PoprepError | None, *, delivered: bool, now: datetime) -> None:
+        """Note in the status what this pass has learned: `error` ended it, SMTP has let us in if `delivered`."""
+        side = error.rejected_by if isinstance(error, AuthenticationFailed) else ""
+        if self.learned is not None:
+            status.remember(self._status, self.learned, now)
+            self._status.pop3_login = NONE
+        elif side == "POP3":
+            self._status.pop3_login = rejected(self._status.pop3_login, now)
+        if delivered:
+            self._status.smtp_login = NONE
+        elif side == "SMTP":
+            self._status.smtp_login = rejected(self._status.smtp_login, now)
+
+
+def _is_delay(error: TemporaryReplyError) -> bool:
+    """Whether the server says that it is too early for another login (RFC 2449 8.1.1)."""
+    return isinstance(error.reply, Reply) and error.reply.code == "LOGIN-DELAY"

@@ -1,0 +1,119 @@
+"""A visit to a connector: its lock, its journal, its status and its access to servers, for as long as something is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from poprep_cli.config.model import Connector
+from poprep_cli.engine import clock, files, status
+from poprep_cli.engine.access import Access
+from poprep_cli.engine.identity import Identity
+from poprep_cli.engine.report import ConnectorReport
+from poprep_cli.engine.state import Journal
+from poprep_cli.engine.store import Store
+from poprep_cli.errors import PoprepError, StateError, Stopped
+from poprep_cli.net.stop import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every connector's visit shares: where things are and what the command line asked for."""
+
+    state_dir: Path
+    config_path: Path
+    dry_run: bool = False
+    due_now: bool = False
+    force: bool = False
+    rescan: bool = False
+
+
+class Visit:
+    """Used as `with visit:`, which takes the lock, replays the journal, and at its end saves the status.
+
+    On the way out of an error the lines to the servers are dropped, so that nothing is committed. `dry_run` takes no lock
+    and writes nothing. `smtp_opened` is for the pass to set, once the SMTP server has let us in.
+    """
+
+    def __init__(self, connector: Connector, surroundings: Surroundings, report: ConnectorReport, stop: Stop) -> None:
+        state_dir, name = surroundings.state_dir, connector.name
+        self.connector = connector
+        self.surroundings = surroundings
+        self.report = report
+        self.stop = stop
+        self.mailbox = f"{connector.pop3.user}@{connector.pop3.address}"  # whose state it should be
+        self.began = clock.now()
+        self.spool = state_dir / "held" / name
+        self.held = Store(self.spool)
+        self.badmail = Store(state_dir / "badmail" / name)
+        self._status_path = state_dir / f"{name}.status.json"
+        self.status = status.load(self._status_path)
+        self.access = Access(connector, surroundings.config_path, self.status, report, stop, force=surroundings.force)
+        self.smtp_opened = False
+        self._journal: Journal | None = None
+        self._lock: files.Lock | None = None
+
+    @property
+    def journal(self) -> Journal:
+        """The journal, while the visit lasts."""
+        if self._journal is None:
+            raise RuntimeError("the visit has not begun")
+        return self._journal
+
+    def save_status(self) -> None:
+        """Replace the status file, so that what is known by now outlives a kill."""
+        status.save(self._status_path, self.status)
+
+    def __enter__(self) -> Self:
+        state_dir, name = self.surroundings.state_dir, self.connector.name
+        if not self.surroundings.dry_run:
+            files.make_folder(state_dir)
+            self._lock = files.Lock(state_dir / f"{name}.lock", f"connector {name}")
+        try:
+            self._journal = Journal(state_dir / f"{name}.jsonl", self.mailbox)
+            if self._journal.skipped:
+                self.report.advice.append(
+                    f"{self._journal.path}: {self._journal.skipped} unreadable lines were skipped"
+                )
+            self.access.identity = Identity(self._journal, self.connector.server_copy, self.report)
+            self.access.resolve()
+        except PoprepError as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.access.maildrop is not None:
+            self.access.maildrop.close()
+        if self._journal is not None:
+            self._journal.close()
+        try:
+            if self._lock is not None:
+                failure = error if isinstance(error, PoprepError) else None
+                self.access.settle(failure, delivered=self.smtp_opened, now=self.began)
+                self.save_status()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+
+@contextmanager
+def told(report: ConnectorReport, stop: Stop) -> Iterator[None]:
+    """Put the error that ends the block, if one does, into `report`, which is complete and free of secrets afterwards."""
+    began = time.monotonic()
+    try:
+        yield
+    except PoprepError as error:
+        report.fail(Stopped() if stop.tripped and not isinstance(error, StateError) else error)
+    finally:
+        report.conceal()
+        report.seconds = time.monotonic() - began
+        report.log_end()
+        report.done = True

@@ -1,0 +1,3 @@
+from tests.poll.conftest import world
+
+__all__ = ["world"]
