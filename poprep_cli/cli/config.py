@@ -63,7 +63,7 @@ def check(settings: Settings, ask: bool) -> None:
     are looked at; commands are run and keyrings asked with --secrets only.
     """
     from poprep_cli.config.load import load
-    from poprep_cli.config.model import weaknesses
+    from poprep_cli.config.weaknesses import weaknesses
 
     path = settings.config_path
     loaded = load(path)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from poprep_cli.cli.settings import Settings
-from poprep_cli.engine.plan import Step
-from poprep_cli.engine.report import ConnectorReport
-from poprep_cli.engine.run import Run
 from poprep_cli.errors import ExitCode, Stopped, most_severe
 from poprep_cli.protocol.wire import printable
+
+if TYPE_CHECKING:
+    from poprep_cli.engine.plan import Step
+    from poprep_cli.engine.report import ConnectorReport
+    from poprep_cli.engine.run import Run
 
 SHOWN = 5  # messages named on stderr per connector; --json has them all
 
@@ -34,6 +36,8 @@ def sayer(settings: Settings, connector: str) -> Callable[[int, str], None]:
 
     def say(level: int, text: str) -> None:
         if level <= most:
+            from datetime import datetime
+
             click.echo(f"{datetime.now().astimezone():%H:%M:%S} {connector}: {printable(text)}", err=True)
 
     return say

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,11 +12,13 @@ from poprep_cli.cli.running import run_over
 from poprep_cli.cli.settings import CONTEXT, Settings
 from poprep_cli.config.load import load
 from poprep_cli.config.model import Connector
-from poprep_cli.engine import first
 from poprep_cli.engine.poll import poll as pass_over
-from poprep_cli.engine.shard import Shard, parse
 from poprep_cli.engine.visit import Surroundings
 from poprep_cli.errors import most_severe
+
+if TYPE_CHECKING:
+    from poprep_cli.engine.run import Work
+    from poprep_cli.engine.shard import Shard
 
 JOBS = 4  # connectors at a time
 
@@ -95,7 +97,9 @@ def poll(
         force=force,
         rescan=rescan,
     )
-    work = first.mark_seen if mark_seen else pass_over
+    work: Work = pass_over
+    if mark_seen:
+        from poprep_cli.engine.first import mark_seen as work
     live = not as_json and not dry_run
     run, signal_code = run_over(config, chosen, settings, surroundings, work, jobs=jobs, live=live)
     if as_json:
@@ -112,6 +116,10 @@ def _shard(text: str | None) -> Shard | None:
     """Return the shard that the option names. Raises click.BadParameter."""
     if text is None:
         return None
+    import os
+
+    from poprep_cli.engine.shard import parse
+
     try:
         return parse(text, os.environ)
     except ValueError as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}  # of click, for every command
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The global options; every command gets them as click's context object."""
 
     config: Path | None

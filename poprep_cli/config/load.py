@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -36,11 +35,11 @@ from poprep_cli.protocol.sasl.methods import POP3_DEFAULT
 
 ON_WINDOWS = os.name == "nt"
 FILE_SIZE_LIMIT = 64 * 1024 * 1024  # octets; 1,000 connectors need half a MiB
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 _PORTS = {"pop3": (110, 995), "smtp": (25, 465), "lmtp": (24, 24)}  # without and with TLS at connect
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_LITERAL = re.compile(r"\[[0-9a-z:.]+\]")
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_LITERAL = r"\[[0-9a-z:.]+\]"
 _IN_LABELS = "-\u00b7\u200c\u200d\u30fb"  # besides letters, marks and digits (RFC 5892 2.6)
 _BY_SOURCE_DOMAIN = ("target_domain", "headers", "trusted_header", "prefix", "no_match")
 _BY_SRS = ("srs_domain", "srs_secret")
@@ -49,7 +48,7 @@ _NAME_ALLOWED = "1 to 64 of A-Z a-z 0-9 . _ - with a letter or digit in front"
 Where = tuple[str, ...]
 
 
-class Fault(NamedTuple):
+class Fault(msgspec.Struct, frozen=True):
     """What is wrong with one key or table. `incomplete`: it is only missing so far; `exposed`: others can read it."""
 
     where: Where
@@ -136,10 +135,10 @@ def is_domain(text: str) -> bool:
     A dot at the end is allowed. Lengths are those of RFC 1035: 63 octets a label, 253 the whole.
     """
     name = text.lower()
-    if len(name) > 254 or _LITERAL.fullmatch(name):
+    if len(name) > 254 or re.fullmatch(_LITERAL, name):
         return len(name) <= 254
     labels = [_a_label(label) for label in name.removesuffix(".").split(".")]
-    return len(".".join(labels)) <= 253 and all(map(_LABEL.fullmatch, labels))
+    return len(".".join(labels)) <= 253 and all(re.fullmatch(_LABEL, label) for label in labels)
 
 
 def _a_label(label: str) -> str:
@@ -162,12 +161,11 @@ def _syntax_fault(message: str, text: str) -> Fault:
     return Fault((), f"not valid TOML: {message} (at the end of the file)", line=text.rstrip().count("\n") + 1)
 
 
-@dataclass(slots=True)
-class _Reading:
+class _Reading(msgspec.Struct):
     """One reading of a configuration: the faults found so far, each once, and the first key with a secret in the file."""
 
     path: Path
-    faults: dict[Fault, None] = field(default_factory=dict)
+    faults: dict[Fault, None] = msgspec.field(default_factory=dict)
     literal: Where | None = None
 
     def fault(self, where: Where, text: str, *, incomplete: bool = False) -> None:
@@ -194,7 +192,7 @@ class _Reading:
         seen: dict[str, str] = {}
         for name in raw:
             where = ("connector", name)
-            if not NAME.fullmatch(name):
+            if not re.fullmatch(NAME, name):
                 self.fault(where, f"this is no name for a connector; allowed: {_NAME_ALLOWED}")
             other = seen.setdefault(name.lower(), name)
             if other != name:

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
-from msgspec.structs import fields
+from msgspec.structs import fields, replace
 
 from poprep_cli.protocol.sasl.methods import POP3_DEFAULT, SMTP_DEFAULT, WORKSTATION, Pop3Method, SmtpMethod
 
@@ -28,6 +28,12 @@ class Form(Enum):
     FOLDER = "a folder that need not exist, relative to the configuration's folder; becomes an absolute path"
     FINGERPRINT = "colons are dropped and letters become small"
     DOMAIN = "a domain that has A-labels (RFC 5890), within the lengths of RFC 1035"
+
+
+class Matching(msgspec.Struct, frozen=True):
+    """A regular expression that a text must match. It is compiled when there is such a text; `Meta` would do it at import."""
+
+    pattern: str
 
 
 _DOMAIN = r"(?:[\w](?:[\w-]*\w)?(?:\.\w(?:[\w-]*\w)?)*|\[[0-9A-Za-z:.]+\])"
@@ -50,58 +56,59 @@ Account = Annotated[str, msgspec.Meta(description="a text that is not empty")]  
 Workstation = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"\A[^\s\x00-\x1f\x7f\\/:*?\"<>|]{0,63}\Z",
         description='the name of a computer, up to 63 characters without spaces and \\ / : * ? " < > |; empty: none is sent',
     ),
+    Matching(r"\A[^\s\x00-\x1f\x7f\\/:*?\"<>|]{0,63}\Z"),
 ]
 MailAddress = Annotated[
     str,
-    msgspec.Meta(
-        pattern=rf"\A{_ADDRESS}\Z", max_length=254, description="an address such as a@corp.example, without < and >"
-    ),
+    msgspec.Meta(max_length=254, description="an address such as a@corp.example, without < and >"),
+    Matching(rf"\A{_ADDRESS}\Z"),
 ]
 Sender = Annotated[
     str,
-    msgspec.Meta(
-        pattern=rf"\A(?:keep|null|srs|{_ADDRESS})\Z", max_length=254, description='"keep", "null", "srs", or an address'
-    ),
+    msgspec.Meta(max_length=254, description='"keep", "null", "srs", or an address'),
+    Matching(rf"\A(?:keep|null|srs|{_ADDRESS})\Z"),
 ]
 Domain = Annotated[
     str,
-    msgspec.Meta(pattern=r"\A[^\s@<>]*\Z", description="a domain such as example.net; empty: none"),
+    msgspec.Meta(description="a domain such as example.net; empty: none"),
     Form.DOMAIN,
+    Matching(r"\A[^\s@<>]*\Z"),
 ]
-FieldName = Annotated[str, msgspec.Meta(pattern=rf"\A{_FIELD_NAME}\Z", description="a header field's name, such as To")]
+FieldName = Annotated[
+    str, msgspec.Meta(description="a header field's name, such as To"), Matching(rf"\A{_FIELD_NAME}\Z")
+]
 TrustedHeader = Annotated[
     str,
     msgspec.Meta(
-        pattern=rf"\A(?:{_FIELD_NAME}(?::[1-9][0-9]{{0,3}})?)?\Z",
         description="the name of a header field and which one from the top, 1 to 9999, such as Delivered-To:1; empty: none",
     ),
+    Matching(rf"\A(?:{_FIELD_NAME}(?::[1-9][0-9]{{0,3}})?)?\Z"),
 ]
 Prefix = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"\A[^\s@\x00-\x1f\x7f]{0,64}\Z",
         description="the start of local parts, up to 64 characters without spaces and @, such as m1234-; empty: none",
     ),
+    Matching(r"\A[^\s@\x00-\x1f\x7f]{0,64}\Z"),
 ]
 Helo = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"\A(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[0-9A-Za-z:.]{2,64}\])\Z",
         description="a host name such as mx.example.net, or an address in brackets such as [192.0.2.1]",
     ),
+    Matching(r"\A(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?|\[[0-9A-Za-z:.]{2,64}\])\Z"),
 ]
 FilePath = Annotated[str, msgspec.Meta(min_length=1, description="the path of a file that exists"), Form.FILE]
 FolderPath = Annotated[str, msgspec.Meta(min_length=1, description="the path of a folder"), Form.FOLDER]
 Fingerprint = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"\A[0-9A-Fa-f]{2}(?::?[0-9A-Fa-f]{2}){31}\Z",
         description="the SHA-256 of the certificate: 64 hexadecimal digits, with or without colons",
     ),
     Form.FINGERPRINT,
+    Matching(r"\A[0-9A-Fa-f]{2}(?::?[0-9A-Fa-f]{2}){31}\Z"),
 ]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400, description="seconds, above 0 and up to 86400")]
 Minutes = Annotated[float, msgspec.Meta(ge=0, le=525_600, description="minutes, from 0 to 525600 (a year)")]
@@ -138,7 +145,7 @@ class Address(msgspec.Struct, frozen=True):
         return (
             bool(self.path)
             or self.host in ("localhost", "::1")
-            or re.fullmatch(r"127(\.\d+){3}", self.host) is not None
+            or (self.host.startswith("127.") and re.fullmatch(r"127(\.\d+){3}", self.host) is not None)
         )
 
 
@@ -257,6 +264,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_seconds: SecondsLimit = 3600
     max_message_size: Limit = 100_000_000
     max_held: Limit = 1_000_000_000
+    small_first: bool = False
 
 
 class Connector(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,6 +274,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
     poll_every: Minutes = 0.0
     ignore_existing: bool = False
+    postmaster: MailAddress | None = None
     pop3: Pop3
     smtp: Smtp
     routing: Routing
@@ -293,7 +302,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 _NOT_IN_THE_FILE = frozenset({(Connector, "name"), (Config, "path"), (Config, "connectors")})
 
 
-class Key(NamedTuple):
+class Key(msgspec.Struct, frozen=True):
     """A key of the file: its type, whether it must be there, else its default, and the field it fills.
 
     `field` has two steps for a key that is flat in the file and gathered in the model: ("tls_settings", "ca_file").
@@ -318,7 +327,7 @@ def keys(table: type[msgspec.Struct]) -> dict[str, Key]:
     found: dict[str, Key] = {}
     for field in fields(table):
         if field.type is TlsSettings:
-            found |= {f"tls_{name}": key._replace(field=(field.name, name)) for name, key in keys(TlsSettings).items()}
+            found |= {f"tls_{name}": replace(key, field=(field.name, name)) for name, key in keys(TlsSettings).items()}
         elif not _is_table(field.type) and (table, field.name) not in _NOT_IN_THE_FILE:
             default = None if field.required else field.default
             found[field.encode_name] = Key(field.type, field.required, default, (field.name,))
@@ -366,31 +375,3 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def _escaped(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
-
-
-def weaknesses(connector: Connector) -> tuple[str, ...]:
-    """Return what in a connector's settings weakens or disables TLS, one sentence each; empty if nothing does."""
-    pop3, smtp = connector.pop3, connector.smtp
-    found = list(_tls_weaknesses("pop3", pop3, local=pop3.address.is_local))
-    if pop3.clear_text == "allow":
-        found.append('pop3.clear_text = "allow": the password may be sent over a line without encryption')
-    found += _tls_weaknesses("smtp", smtp, local=all(address.is_local for address in smtp.addresses))
-    if smtp.user is not None and smtp.clear_text == "allow":
-        found.append('smtp.clear_text = "allow": the password may be sent over a line without encryption')
-    return tuple(found)
-
-
-def _tls_weaknesses(table: str, server: Pop3 | Smtp, *, local: bool) -> Iterator[str]:
-    settings = server.tls_settings
-    if not server.ssl and server.tls == "off":
-        if not local:
-            yield f'{table}.tls = "off": mail travels without encryption'
-        if settings != TlsSettings():
-            yield f'{table}.tls is "off", so the {table}.tls_... keys have no effect'
-        return
-    if not server.ssl and server.tls == "wanted":
-        yield f'{table}.tls = "wanted": without TLS on the server, or with a bad certificate, it goes on in the clear'
-    if not settings.verify and settings.fingerprint is None:
-        yield f"{table}.tls_verify = false: anybody on the way can pose as the server"
-    if settings.min_version in ("1.0", "1.1"):
-        yield f'{table}.tls_min_version = "{settings.min_version}": this version of TLS is broken'

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec.structs import replace
 
-from poprep_cli.config.model import Address, Form, Secret, quoted
+from poprep_cli.config.model import Address, Form, Matching, Secret, quoted
 
 _LABEL = r"\w(?:[\w-]{0,61}\w)?"
-_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_HOST = rf"{_LABEL}(?:\.{_LABEL})*\.?"
 
 
 class NotAllowedError(Exception):
@@ -49,6 +49,8 @@ def converted(kind: Any, value: object) -> Any:  # noqa: ANN401 - a type, and a 
         made = msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError:
         raise refused(kind, value) from None
+    if any(isinstance(note, Matching) and not re.search(note.pattern, made) for note in notes):
+        raise refused(kind, value)
     return made.replace(":", "").lower() if Form.FINGERPRINT in notes else made
 
 
@@ -91,7 +93,7 @@ def _address(value: object) -> Address:
         raise refused(Address, value)
     if value.startswith("unix:/") and value.isprintable():
         return Address("", path=value.removeprefix("unix:"))
-    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", value)
+    bracketed = re.fullmatch(r"\[([^\]]*)\](?::(.*))?", value) if value.startswith("[") else None
     if bracketed:
         host, port = _ipv6(bracketed[1]), bracketed[2]
     elif value.count(":") > 1:
@@ -103,19 +105,20 @@ def _address(value: object) -> Address:
         raise refused(Address, value)
     if port is None:
         return Address(host)
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5) or not 1 <= int(port) <= 65_535:
         raise refused(Address, value)
     return Address(host, int(port))
 
 
 def _host(name: str) -> str:
     """Return a host name or IPv4 address in small letters, or an empty text if it is none."""
-    if len(name) > 253 or not _HOST.fullmatch(name):
+    if len(name) > 253 or not re.fullmatch(_HOST, name):
         return ""
     labels = name.rstrip(".").split(".")
     if labels[-1].isdigit():  # never a name: a resolver would make a number of it
         right = len(labels) == 4 and all(
-            re.fullmatch(r"0|[1-9][0-9]{0,2}", part) and int(part) < 256 for part in labels
+            part.isascii() and part.isdigit() and len(part) <= 3 and str(int(part)) == part and int(part) < 256
+            for part in labels
         )
         return name if right else ""
     if not name.isascii():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Access:
         self.learned: Memory | None = None
         self.maildrop: Maildrop | None = None
         self._identity: Identity | None = None
+        self._ahead: _Ahead | None = None
 
     def resolve(self) -> None:
         """Get the password, before anybody is contacted: a server's text may hold it from the first moment on."""
@@ -113,11 +115,28 @@ class Access:
         except OSError:
             return None
 
+    def begin(self) -> None:
+        """Begin to log in, in a thread of its own; the next `arrive` takes what comes of it."""
+        self._ahead = _Ahead(self._log_in)
+
+    def close(self) -> None:
+        """Drop the line, and the one that is about to be opened."""
+        if self._ahead is not None:
+            self._ahead.abandon()
+            self._ahead = None
+        if self.maildrop is not None:
+            self.maildrop.close()
+
     def _enter(self, *, pipelining: bool = True) -> Maildrop:
+        ahead, self._ahead = self._ahead, None
+        self.maildrop = maildrop = ahead.result() if ahead is not None else self._log_in(pipelining=pipelining)
+        return maildrop
+
+    def _log_in(self, *, pipelining: bool = True) -> Maildrop:
         pop3 = self._connector.pop3
         self._mind_rejections(self._status.pop3_login, f"{pop3.user} at {pop3.address}")
         try:
-            self.maildrop = maildrop = Maildrop(
+            maildrop = Maildrop(
                 self._connector.pop3,
                 self._password,
                 self._stop,
@@ -222,6 +241,44 @@ class Access:
             self._status.smtp_login = NONE
         elif side == "SMTP":
             self._status.smtp_login = rejected(self._status.smtp_login, now)
+
+
+class _Ahead:
+    """A login in a thread of its own."""
+
+    def __init__(self, log_in: Callable[[], Maildrop]) -> None:
+        self._log_in = log_in
+        self._maildrop: Maildrop | None = None
+        self._error: BaseException | None = None
+        self._abandoned = False
+        self._ending = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="login", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            maildrop = self._log_in()
+        except BaseException as error:  # noqa: BLE001 - it is raised by `result`
+            self._error = error
+            return
+        with self._ending:
+            self._maildrop = maildrop
+            if self._abandoned:
+                maildrop.close()
+
+    def result(self) -> Maildrop:
+        """Wait for the end, and return the maildrop or raise the error."""
+        self._thread.join()
+        if self._maildrop is None:
+            raise self._error or RuntimeError("the login has ended without an end")
+        return self._maildrop
+
+    def abandon(self) -> None:
+        """Close the line, now or as soon as it stands: nobody wants it."""
+        with self._ending:
+            self._abandoned = True
+            if self._maildrop is not None:
+                self._maildrop.close()
 
 
 def _is_delay(error: TemporaryReplyError) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from poprep_cli.engine.clock import stamp
-from poprep_cli.engine.message import block_fingerprint
 from poprep_cli.engine.state import Entry, named, packed, uidl_keys
-from poprep_cli.engine.storm import Recognition, Sight, doubtful, recognise, suspects
 from poprep_cli.engine.survey import Survey, note_missing, survey
 from poprep_cli.engine.visit import Visit
 from poprep_cli.errors import ConnectionFailed, RemoteProtocolError, UidlStorm
 from poprep_cli.net.maildrop import Listed, Maildrop
 from poprep_cli.protocol.wire import printable
+
+if TYPE_CHECKING:
+    from poprep_cli.engine.storm import Recognition, Sight
 
 
 def reconcile(visit: Visit, maildrop: Maildrop, deadline: float) -> Maildrop:
@@ -57,6 +59,9 @@ class _Headers:
 
     def sights(self, messages: Sequence[Listed]) -> Iterator[Sight]:
         """Yield the messages with their fingerprints, until the time is up."""
+        from poprep_cli.engine.message import block_fingerprint
+        from poprep_cli.engine.storm import Sight
+
         by_number = {listed.number: listed for listed in messages}
         wanted = takewhile(lambda _: time.monotonic() < self._deadline, by_number)
         for number, header in self._maildrop.headers(wanted):
@@ -64,6 +69,8 @@ class _Headers:
 
 
 def _sights(headers: _Headers | None, messages: Sequence[Listed]) -> Iterable[Sight]:
+    from poprep_cli.engine.storm import Sight
+
     return headers.sights(messages) if headers is not None else (Sight(listed, "") for listed in messages)
 
 
@@ -71,20 +78,31 @@ def _reconcile(visit: Visit, headers: _Headers | None, maildrop: Maildrop) -> No
     journal = visit.journal
     found = survey(maildrop.listed, journal.entries)
     _meet_again(visit, headers, found.returned)
-    suspected = suspects(found, journal.entries)
-    if suspected:
-        sights = _complete(_sights(headers, found.new), found.new)
-        recognition = recognise(sights, ((key, journal.entries[key]) for key in suspected))
-        _stop_in_doubt(visit, found, recognition)
-        adopt(visit, recognition)
+    if found.new and (found.missing or found.gone):
+        _recognise(visit, headers, found)
     note_missing(journal, found, visit.began, visit.status.last_success, lambda: _stored(visit))
     _settle_mailbox(visit, maildrop)
     if not visit.surroundings.dry_run:
         journal.flush()
 
 
+def _recognise(visit: Visit, headers: _Headers | None, found: Survey) -> None:
+    """Adopt known mail that is listed under new UIDLs, if there is reason to suspect that some is."""
+    from poprep_cli.engine.storm import recognise, suspects
+
+    entries = visit.journal.entries
+    suspected = suspects(found, entries)
+    if suspected:
+        sights = _complete(_sights(headers, found.new), found.new)
+        recognition = recognise(sights, ((key, entries[key]) for key in suspected))
+        _stop_in_doubt(visit, found, recognition)
+        adopt(visit, recognition)
+
+
 def _complete(sights: Iterable[Sight], messages: Sequence[Listed]) -> list[Sight]:
     """Return the sights of all messages: those for which there was no time have no fingerprint."""
+    from poprep_cli.engine.storm import Sight
+
     seen = {sight.listed.number: sight for sight in sights}
     return [seen.get(listed.number) or Sight(listed, "") for listed in messages]
 
@@ -179,6 +197,8 @@ def _rename_slips(visit: Visit, found: Recognition) -> None:
 
 
 def _stop_in_doubt(visit: Visit, found: Survey, recognition: Recognition) -> None:
+    from poprep_cli.engine.storm import doubtful
+
     doubt = doubtful(recognition)
     if not doubt:
         return
@@ -226,6 +246,8 @@ def adopt_all(visit: Visit) -> tuple[int, int]:
 
 
 def _adopt_all(visit: Visit, headers: _Headers | None, maildrop: Maildrop) -> tuple[int, int]:
+    from poprep_cli.engine.storm import recognise
+
     journal = visit.journal
     found = survey(maildrop.listed, journal.entries)
     visit.report.listed = len(maildrop.listed)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Literal
+
+from msgspec.structs import replace
 
 from poprep_cli.config.model import ServerCopy
 from poprep_cli.engine import clock, files
 from poprep_cli.engine.identity import together, unread_uidls
-from poprep_cli.engine.message import receive
 from poprep_cli.engine.plan import Plan, Step, plan
 from poprep_cli.engine.retention import DONE_WITH, NO_MASS, Mass, Order, guarded_days, mass_of, waits_until
-from poprep_cli.engine.state import DIGEST, named
+from poprep_cli.engine.state import DIGEST, is_late, named
 from poprep_cli.engine.visit import Visit
 from poprep_cli.errors import ReplyError
 from poprep_cli.net.maildrop import Maildrop
+from poprep_cli.protocol.pop3 import Reply
 
 Tell = Literal["always", "at its beginning", "never"]
 
@@ -65,32 +66,50 @@ class Deletion:
         self._report = visit.report
         self._spool = visit.spool
 
-    def run(self, fetched: Collection[bytes]) -> None:
-        """Delete what is due and QUIT. `fetched` are the UIDLs that this pass has read.
+    def run(self, fetched: Collection[bytes], decided: Plan | None = None) -> None:
+        """Delete what is due and QUIT. `fetched` are the UIDLs that this pass has read; `decided` is a plan that still holds.
 
         Raises ReplyError if the server did not commit, ConnectionFailed, RemoteProtocolError, StateError; nothing is
         recorded as deleted then, and the next pass deletes it.
         """
         self._journal.sync()  # what QUIT commits must not be forgotten by a power cut
-        limits = self._connector.limits
-        decided = plan(self._maildrop.listed, self._journal.entries, (), self._rule, limits, self._visit.began)
+        if decided is None:
+            limits = self._connector.limits
+            decided = plan(self._maildrop.listed, self._journal.entries, (), self._rule, limits, self._visit.began)
         tell: Tell = "always" if isinstance(self._rule, Order) else "at its beginning"
         due, self._visit.status.mass = hold_back(self._visit, decided, self._rule, tell=tell)
         # What came short a moment ago waits: the second read is another session's.
-        agreed = [step for step in due.verify if step.listed.uidl not in fetched and self._agrees(step)]
+        read = {*fetched, *self._read_for_their_keys(fetched)}
+        agreed = [step for step in due.verify if step.listed.uidl not in read and self._agrees(step)]
         steps = [step for step in (*due.delete, *agreed) if not (self._next_time and step.listed.uidl in fetched)]
         steps = together(steps, self._maildrop.listed)
-        replies = self._maildrop.delete([step.listed.number for step in steps])
+        numbers = [step.listed.number for step in steps]
+        # In one round trip, where the doubt that a broken line leaves costs no more than a look at the UIDL.
+        together_with_quit = self._maildrop.pipelining and not any(DIGEST in step.listed.uidl for step in steps)
+        if together_with_quit:
+            self._doubt(steps)
+            replies, answer = self._maildrop.delete_and_quit(numbers)
+        else:
+            replies = self._maildrop.delete(numbers)
+            self._doubt([step for step in steps if replies[step.listed.number].ok])
+            answer = self._maildrop.quit()
         for step in steps:
             reply = replies[step.listed.number]
             if not reply.ok:
                 self._report.note(step.listed.uidl, f"{step.status}, not yet deleted", str(reply))
-        self._commit([step for step in steps if replies[step.listed.number].ok])
+                if together_with_quit:
+                    self._journal.update(step.listed.uidl, gone="")
+        self._commit([step for step in steps if replies[step.listed.number].ok], answer)
 
-    def _commit(self, marked: list[Step]) -> None:
-        self._doubt(marked)
-        answer = self._maildrop.quit()
+    def _read_for_their_keys(self, fetched: Collection[bytes]) -> set[bytes]:
+        """Return the keys, as they are now, of what may have been fetched under a late key."""
+        late = {key.partition(DIGEST)[0] for key in fetched if is_late(key)}
+        return {one.uidl for one in self._maildrop.listed if one.uidl.partition(DIGEST)[0] in late} if late else set()
+
+    def _commit(self, marked: list[Step], answer: Reply) -> None:
+        """Record as deleted what was marked, if the answer to QUIT says so."""
         if not marked:
+            self._journal.flush()
             return
         if not answer.ok:
             raise ReplyError(
@@ -125,6 +144,8 @@ class Deletion:
 
     def _agrees(self, step: Step) -> bool:
         """Read a message again that came short; only if it is the same again may it be deleted."""
+        from poprep_cli.engine.message import receive
+
         entry = self._journal.entries[step.listed.uidl]
         for _, reply in self._maildrop.retrieve([step.listed], lambda _message, _wait: True):
             if not reply.ok:

@@ -6,22 +6,33 @@ end of data may leave; what is held is durable before the POP3 session may end.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from poprep_cli.engine.envelope import Trace
-from poprep_cli.engine.filing import Filing, reason
+from poprep_cli.engine.filing import Filing
+from poprep_cli.engine.judgement import Judgement
 from poprep_cli.engine.known import met_before
 from poprep_cli.engine.letters import Job, Letters
 from poprep_cli.engine.message import Message
 from poprep_cli.engine.store import Item
 from poprep_cli.engine.visit import Visit
-from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, ReplyError, StateError, Stopped
+from poprep_cli.errors import (
+    ConnectionFailed,
+    PoprepError,
+    RemoteProtocolError,
+    StateError,
+    Stopped,
+    TemporaryReplyError,
+)
 from poprep_cli.net.dialogue import Dialogue
 from poprep_cli.net.submission import Submission
 from poprep_cli.net.transaction import Letter, Outcome
+from poprep_cli.protocol.wire import PART_OCTETS
 
-ALIKE = 3  # so many first messages refused alike and none accepted, or broken off in a row: it is not the messages
+BREAKS = 3  # sessions in a row that broke: it is not the messages
 NEAR = 0.002  # seconds of a round trip, below which more than one message in flight buys nothing
 FAR_IN_FLIGHT = 8  # messages, beyond that
 
@@ -41,16 +52,19 @@ class Delivery:
         self._credentials = visit.access.smtp_credentials
         self._letters = Letters(visit)
         self._filing = Filing(visit)
+        self._judgement = Judgement(self._filing)
         self._submission: Submission | None = None
         self.opened = False  # whether the SMTP server has let us in
         self._careful = False  # one command at a time: a session broke
+        self._alone = False  # one message at a time: what broke a session before must take no other into doubt with it
+        self._deadline = time.monotonic() + (visit.connector.limits.max_seconds or float("inf"))
         self._on_the_way: deque[Job] = deque()
         self._again: deque[Job] = deque()  # what a session could not take, for the next one
         self._suspects: list[Item] = []
-        self._accepted = 0
         self._taken = 0  # messages that this session has accepted
-        self._broken = 0  # messages in a row at which the session broke
-        self._refused: list[tuple[Job, Item, tuple[str, int, str]]] = []  # until it is clear whose fault that is
+        self._sent = 0  # messages in this pass
+        self._broken = 0  # sessions in a row that broke
+        self._has_broken = False  # whether this session is among them
 
     def trace(self, trace: Trace) -> None:
         """Say how new mail is marked. Before that only held mail can be delivered."""
@@ -72,6 +86,7 @@ class Delivery:
                 warning for warning in self._submission.warnings if warning not in self._report.advice
             )
             self._taken = 0
+            self._has_broken = False
             self.opened = True
 
     def close(self) -> None:
@@ -103,17 +118,41 @@ class Delivery:
         self._retry(waiting)
 
     def retry_suspects(self) -> None:
-        """Deliver what `retry_held` has put off. If some of it breaks the session again the rest waits. Raises as that."""
+        """Deliver what `retry_held` has put off. If some of it breaks the session again the rest waits. Raises as that.
+
+        What has broken fewer sessions is tried before what has broken more, so that all of it gets its turn.
+        """
+        self._suspects.sort(key=lambda item: item.slip.breaks)
         waiting = deque(self._letters.held(item) for item in self._suspects)
         self._suspects.clear()
-        self._retry(waiting)
+        self._alone = True
+        try:
+            self._retry(waiting)
+        finally:
+            self._alone = False
 
     def _retry(self, waiting: deque[Job]) -> None:
-        if any(job.setback is None for job in waiting):
-            self.open()  # if the server is not there, that is told once, and not of each message
-        self._deliver(
-            lambda _wait: waiting.popleft() if waiting and self._broken < ALIKE - 1 else None, lambda _job: None
-        )
+        count = len(waiting)
+
+        def following(_wait: bool) -> Job | None:
+            if not waiting or self._broken >= BREAKS - 1:
+                return None
+            if len(waiting) < count and self._is_out_of_time():
+                self._filing.wait(waiting[0])
+                return None
+            return waiting.popleft()
+
+        try:
+            if any(job.setback is None for job in waiting):
+                self.open()  # if the server is not there, that is told once, and not of each message
+            self._deliver(following, lambda _job: None)
+        except PoprepError as error:
+            if not self._must_drop(error):
+                self._judgement.leave_open()
+                for item in (*(job.item for job in waiting), *self._suspects):
+                    if item is not None:
+                        self._filing.rest(item)
+            raise
 
     def deliver_all(
         self,
@@ -139,19 +178,22 @@ class Delivery:
         for message in messages:
             job = self._letters.fresh(message)
             if not self._is_done_with(job):
-                self._filing.hold(job, why=why)
+                self._filing.hold(job, why)
+
+    def spool_is_full(self) -> bool:
+        """Whether so much is held by now that nothing more is to be downloaded."""
+        return self._filing.is_full()
 
     def settle(self) -> None:
-        """Decide about refusals still open at the end of the pass: they are the messages' own."""
-        for job, item, _ in self._refused:
-            self._filing.refused(item, fresh=job.item is None)
-        self._refused.clear()
+        """Decide what is still open at the end of the pass."""
+        self._judgement.settle()
 
     # ------------------------------------------------------------------ the flow
 
     def _deliver(self, following: Following, done: Callable[[Job], None]) -> None:
         """Send one job after the other. `following` returns the next one, None if it need not wait and there is none."""
         try:
+            # The record of a reply goes into the file with the next `sending`, or before anything is waited for.
             while True:
                 job = self._next(following)
                 if job is not None:
@@ -161,8 +203,20 @@ class Delivery:
                 elif not self._again:
                     return
         except PoprepError as error:
-            self._hold_unsent(error, done)
+            if not self._must_drop(error):
+                self._hold_unsent(error, done)
+                self._judgement.leave_open()
             raise
+        finally:
+            with suppress(StateError):  # after an error, which is the one to tell; else nothing is left to be written
+                self._journal.flush()
+
+    def _must_drop(self, error: PoprepError) -> bool:
+        """Whether the pass must end as if it were killed."""
+        return isinstance(error, StateError | Stopped) or self._stop.tripped
+
+    def _is_out_of_time(self) -> bool:
+        return time.monotonic() > self._deadline
 
     def _next(self, following: Following) -> Job | None:
         if self._again:
@@ -170,6 +224,7 @@ class Delivery:
             return None if self._on_the_way else self._again.popleft()
         job = following(False)
         if job is None and not self._on_the_way:
+            self._journal.flush()
             job = following(True)
         return job
 
@@ -185,6 +240,8 @@ class Delivery:
             if len(self._again) > left_over or (self._on_the_way and not self._is_alive()):
                 self._again.append(job)  # behind what the session has left over
                 return
+            if not self._is_alive():
+                self._journal.flush()
             self.open()
         except PoprepError:
             self._again.append(job)
@@ -192,13 +249,21 @@ class Delivery:
         if self._submission is None:  # pragma: no cover - `open` sets it or raises
             raise RuntimeError("no submission")
         self._on_the_way.append(job)
+        self._sent += 1
+        if not self._submission.chunking or job.letter.octets >= PART_OCTETS:
+            self._journal.flush()  # replies to its envelope are waited for
         self._submission.send(job.letter, self._sending)
+        if self._submission.chunking and len(self._on_the_way) >= self._limit():
+            self._submission.flush()  # while the server works on it the next one is prepared
 
     def _is_done_with(self, job: Job) -> bool:
         if job.item is None and met_before(self._journal, self._report, job.message):
             return True
         if job.setback is not None:
             self._filing.set_back(job, job.setback)
+            return True
+        if self._sent and job.item is None and self._is_out_of_time():
+            self._filing.wait(job)
             return True
         return False
 
@@ -207,6 +272,8 @@ class Delivery:
 
     def _limit(self) -> int:
         """Return how many messages may be in doubt at once."""
+        if self._alone:
+            return 1
         if self._smtp.max_in_flight != "auto":
             return self._smtp.max_in_flight
         near = self._submission is None or self._submission.round_trip < NEAR
@@ -224,6 +291,8 @@ class Delivery:
         job = self._on_the_way[0]
         if self._submission is None:  # pragma: no cover - it is there while something is on its way
             raise RuntimeError("no submission")
+        if self._journal.pending:
+            self._journal.flush()
         try:
             _, outcome = self._submission.collect()
         except (ConnectionFailed, RemoteProtocolError) as error:
@@ -234,7 +303,7 @@ class Delivery:
                 self._again.append(job)
                 return
             job.broke = True
-            self._filing.hold(job, why=str(error))
+            self._filing.hold(job, str(error))
             done(job)
             self._broke(error)
             return
@@ -244,27 +313,26 @@ class Delivery:
             self._again.append(job)
             return
         self._file(job, outcome)
-        self._journal.flush()  # before anything else is waited for: a kill must not undo it
         done(job)
 
     def _hold_unsent(self, error: PoprepError, done: Callable[[Job], None]) -> None:
         """Keep what is in our hands when the pass must end. What has left and was not answered stays in doubt."""
-        if isinstance(error, StateError | Stopped) or self._stop.tripped:
-            return
         while self._submission is not None and self._on_the_way:
             if not self._submission.in_flight:
                 self._submission.close()  # the end of those that are left was not sent, and is not to be
             job = self._on_the_way[0]
             try:
                 _, outcome = self._submission.collect()
-            except (ConnectionFailed, RemoteProtocolError):
+            except PoprepError as failure:
+                if self._must_drop(failure):
+                    raise
                 self._again.append(job)
             else:
                 self._file_quietly(job, outcome)
                 done(job)
             self._on_the_way.popleft()
         for job in self._again:
-            self._filing.hold(job, why=str(error))
+            self._filing.hold(job, str(error))
             done(job)
         self._again.clear()
 
@@ -280,61 +348,36 @@ class Delivery:
             return  # the first error is the one to tell
 
     def _file(self, job: Job, outcome: Outcome) -> None:
-        server = self._submission.server if self._submission else "the SMTP server"
+        if self._submission is None:  # pragma: no cover - the outcome came by it
+            raise RuntimeError("no submission")
+        server = self._submission.server
         if outcome.in_doubt:
-            job.message.in_doubt = job.broke = True
+            job.message.in_doubt = job.broke = self._careful = True
             answered = {verdict.path for verdict in outcome.accepted}
-            self._filing.hold(job, why=f"in doubt, {server} may have it: {outcome.in_doubt}", done=answered)
+            self._filing.hold(job, f"in doubt, {server} may have it: {outcome.in_doubt}", done=answered)
             self._broke(ConnectionFailed(f"{server} leaves messages in doubt, one after the other: {outcome.in_doubt}"))
             return
-        self._broken = 0
+        ended = _ended_by_the_server(outcome)
+        if not ended:
+            self._broken = 0
         if outcome.accepted:
-            self._accepted += 1
             self._taken += 1
-            self.settle()
+            self._judgement.accept()
         if outcome.deferred:
-            self._defer(job, outcome)
+            self._judgement.defer(job, outcome)
         elif outcome.rejected:
-            self._reject(job, outcome, server)
+            self._judgement.reject(job, outcome.rejected, server)
         else:
-            self._filing.delivered(job, self._submission.extensions if self._submission else ())
-
-    def _defer(self, job: Job, outcome: Outcome) -> None:
-        """Hold what is deferred; give it up if that has lasted too long and is not what the server says to all."""
-        verdicts = outcome.deferred + outcome.rejected
-        own = self._accepted or all(verdict.stage == "rcpt" for verdict in outcome.deferred)
-        if own and self._filing.is_overdue(job):
-            self._filing.give_up(job, verdicts)
-            return
-        # Refused recipients wait beside the deferred ones until the message is settled as a whole.
-        self._filing.hold(job, verdicts, done={verdict.path for verdict in outcome.accepted})
-
-    def _reject(self, job: Job, outcome: Outcome, server: str) -> None:
-        """Have a refused message filed, unless it may be the server's fault. Raises ReplyError once that is clear."""
-        verdicts = outcome.rejected
-        item = self._filing.keep_refused(job, verdicts)
-        if self._accepted:
-            self._filing.refused(item, fresh=job.item is None)
-            return
-        first = verdicts[0]
-        self._refused.append((job, item, (first.stage, first.reply.code, first.reply.enhanced)))
-        alike = {kind for _, _, kind in self._refused}
-        if len(alike) > 1:
-            self.settle()
-        elif len(self._refused) >= ALIKE:
-            for _, refused, _ in self._refused:
-                self._filing.still_held(refused)
-            self._refused.clear()
-            raise ReplyError(
-                f"{server} refuses every message alike: {reason(verdicts)}",
-                reply=first.reply,
-                hint="this looks like the server's or the configuration's fault, so no mail was given up; it is held and tried again",
-            )
+            self._filing.delivered(job, self._submission.extensions)
+        if ended:
+            reply = outcome.deferred[0].reply
+            self._broke(TemporaryReplyError(f"{server} ends one session after the other: {reply}", reply=reply))
 
     def _broke(self, failure: PoprepError) -> None:
-        """Count messages in a row at which the session broke. Raises `failure` when it must be the server's fault."""
-        self._broken += 1
-        if self._broken >= ALIKE:
+        """Count sessions in a row that broke. Raises `failure` when it must be the server's fault."""
+        self._broken += not self._has_broken
+        self._has_broken = True
+        if self._broken >= BREAKS:
             raise failure
 
     def _drop(self) -> None:

@@ -79,9 +79,7 @@ class Trace:
         if len(forward_paths) == 1 and forward_paths[0].isascii():
             lines.append(f"\tfor <{forward_paths[0].decode()}>")
         lines[-1] += ";"
-        lines.append(
-            f"\t{_DAYS[now.weekday()]}, {now.day} {_MONTHS[now.month - 1]} {now:%Y %H:%M:%S} +0000",
-        )
+        lines.append(f"\t{date_time(now)}")
         front = "\r\n".join(lines).encode() + b"\r\n"
         return front + POSSIBLE_DUPLICATE if message.in_doubt else front
 
@@ -91,6 +89,11 @@ class Trace:
         if mark not in message.head:
             return False
         return any(name == b"received" and mark in value for name, value in header_fields(message.head))
+
+
+def date_time(now: datetime) -> str:
+    """Return a moment in UTC as header fields have it (RFC 5322 3.3)."""
+    return f"{_DAYS[now.weekday()]}, {now.day} {_MONTHS[now.month - 1]} {now:%Y %H:%M:%S} +0000"
 
 
 def _extended_domain(name: str, peer: str = "") -> str:

@@ -83,7 +83,8 @@ class Fetcher:
                 self._handoff.release(listed.size)
                 continue
             parts = maildrop.parts(reply)
-            message = receive(listed.uidl, parts, self._spool / f"{count:06d}.part", self._max_message_size)
+            spool = self._spool / f"{count:06d}.part" if reply.more else self._spool  # which is not used then
+            message = receive(listed.uidl, parts, spool, self._max_message_size)
             if message.octets < listed.size:
                 try:
                     maildrop.confirm(listed)

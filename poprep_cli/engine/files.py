@@ -6,7 +6,6 @@ The only module with calls that differ between POSIX and Windows. Errors of the 
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -138,6 +137,8 @@ def replace(path: Path, data: bytes | Iterable[bytes], *, durable: bool = True) 
 
 def create(path: Path, data: bytes) -> None:
     """Make a file with this content at once, durably, unless there is one: of several that try, one succeeds."""
+    import secrets
+
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     with translated(f"write {path}"):
         descriptor = open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

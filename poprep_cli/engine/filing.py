@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from poprep_cli.engine import clock, content
 from poprep_cli.engine.envelope import POSSIBLE_DUPLICATE
@@ -15,6 +15,8 @@ from poprep_cli.net.transaction import Verdict
 from poprep_cli.protocol.wire import printable
 
 KEPT_REFUSALS = 20  # of a message, in its slip
+SPOOL_FULL = "the spool is full (limits.max_held): nothing more is downloaded until held mail is delivered"
+OUT_OF_TIME = "limits.max_seconds is over: what was read and not delivered is held for the next pass"
 
 
 class Filing:
@@ -26,6 +28,8 @@ class Filing:
         self._held = visit.held
         self._badmail = visit.badmail
         self._report = visit.report
+        self._limit = visit.connector.limits.max_held
+        self._spooled: int | None = None  # octets in the spool, counted once something is added
 
     def sending(self, job: Job) -> None:
         """Record that the end of a message is about to be sent, where a kill can't undo it."""
@@ -58,37 +62,51 @@ class Filing:
             self._report.note(message.uidl, "delivered, kept on the server", why)
         self._let_go(job)
 
-    def hold(self, job: Job, verdicts: tuple[Verdict, ...] = (), *, why: str = "", done: Iterable[bytes] = ()) -> Item:
-        """Keep a message for the next pass, for those recipients that have not got it."""
+    def hold(self, job: Job, why: str, *, done: Iterable[bytes] = ()) -> None:
+        """Keep a message for the next pass, for those recipients that have not got it. It does not age by that."""
         settled = set(done)
         left = [path for path in job.letter.forward_paths if path not in settled]
-        item = self._keep(job, left, verdicts, why or reason(verdicts))
-        self._report.deferred += 1
-        self._report.note(job.message.uidl, "held", item.slip.why)
-        return item
+        self.still_held(self._keep(job, left, (), why))
 
-    def is_overdue(self, job: Job) -> bool:
-        """Whether the server has deferred this very message for longer than delivery.retry_days."""
-        since = job.item.slip.deferred_since if job.item is not None else ""
-        if not since:
-            return False
-        try:
-            return clock.now() - clock.parse(since) > timedelta(days=self._rules.retry_days)
-        except ValueError:
-            return False
+    def wait(self, job: Job) -> None:
+        """Keep a message for which this pass has no time left. Nothing is wrong with it, so it is not told by itself."""
+        if job.item is None:
+            item = self._keep(job, list(job.letter.forward_paths), (), OUT_OF_TIME)
+            self._report.say(1, f"held {named(job.message.uidl)}: {item.slip.why}")
+        if OUT_OF_TIME not in self._report.advice:
+            self._report.advice.append(OUT_OF_TIME)
 
-    def give_up(self, job: Job, verdicts: tuple[Verdict, ...]) -> None:
-        """Put into badmail what was deferred for too long."""
-        left = [verdict.path for verdict in verdicts]
-        why = f"deferred for more than {self._rules.retry_days} days (delivery.retry_days), at last: {reason(verdicts)}"
-        self._condemn(self._keep(job, left, verdicts, why))
-
-    def keep_refused(self, job: Job, verdicts: tuple[Verdict, ...]) -> Item:
-        """Hold a refused message until it is clear whose fault that is."""
+    def keep(self, job: Job, verdicts: tuple[Verdict, ...]) -> Item:
+        """Hold a message for the recipients of these verdicts, until it is clear whose fault they are. Nothing is told."""
         return self._keep(job, [verdict.path for verdict in verdicts], verdicts, reason(verdicts))
 
     def still_held(self, item: Item) -> None:
-        """Tell that a refused message stays held, since the fault is the server's."""
+        """Tell that a message stays held, since the fault is the server's. From now on it does not age."""
+        self.rest(item)
+        self._tell_held(item)
+
+    def rest(self, item: Item) -> None:
+        """Note that a held message does not age: the fault is the server's."""
+        slip = item.slip
+        if slip.deferred_since and not slip.outage_since:
+            slip.outage_since = clock.stamp(clock.now())
+            self._held.update(item)
+
+    def deferred(self, item: Item) -> None:
+        """File a held message that the server has deferred for itself: given up after delivery.retry_days of that."""
+        slip, now = item.slip, clock.now()
+        age = _age(slip, now)
+        days = self._rules.retry_days
+        if slip.deferred_since and age > timedelta(days=days):
+            slip.why = f"deferred for more than {days} days (delivery.retry_days), at last: {slip.why}"
+            self._condemn(item)
+            return
+        if slip.outage_since or not slip.deferred_since:
+            slip.deferred_since, slip.outage_since = clock.stamp(now - age), ""
+            self._held.update(item)
+        self._tell_held(item)
+
+    def _tell_held(self, item: Item) -> None:
         self._report.deferred += 1
         self._report.note(item.slip.message_uidl, "held", item.slip.why)
 
@@ -113,7 +131,7 @@ class Filing:
         """File a message that is not sent, by our own rules."""
         if setback.action == "hold":
             if job.item is None:
-                self.hold(job, why=setback.why)
+                self.hold(job, setback.why)
             return
         left = list(job.letter.forward_paths) if setback.readdressable else []
         item = self._keep(job, left, (), setback.why)
@@ -132,10 +150,9 @@ class Filing:
         slip.attempts += bool(verdicts)
         slip.breaks += job.broke
         slip.why = self._report.redactor.conceal(why)
-        if not slip.deferred_since and any(verdict.reply.transient for verdict in verdicts):
-            slip.deferred_since = now
         if job.item is None:
             item = self._held.add(message, slip)
+            self._spooled = self._held.octets() if self._spooled is None else self._spooled + message.octets
         else:
             item = job.item
             self._held.update(item)
@@ -165,6 +182,7 @@ class Filing:
 
     def _condemn(self, item: Item) -> None:
         moved = self._badmail.take(item, self._held)
+        self._freed(item)
         self._record(item, "badmail")
         self._report.rejected += 1
         self._report.note(item.slip.message_uidl, "badmail", f"{item.slip.why} ({moved.path})")
@@ -172,6 +190,7 @@ class Filing:
     def _drop(self, item: Item, status: str) -> None:
         self._record(item, status)  # first: a crash in between leaves a copy too many, not one too few
         self._held.remove(item)
+        self._freed(item)
 
     def _record(self, item: Item, status: str) -> None:
         self._journal.record(item.slip.message_uidl, status, clock.stamp(clock.now()))
@@ -183,10 +202,32 @@ class Filing:
             return
         self._journal.flush()  # the record before the copy goes
         self._held.remove(job.item)
+        self._freed(job.item)
+
+    def is_full(self) -> bool:
+        """Whether what was held in this pass has filled the spool (limits.max_held)."""
+        if not self._limit or self._spooled is None or self._spooled < self._limit:
+            return False
+        if SPOOL_FULL not in self._report.advice:
+            self._report.advice.append(SPOOL_FULL)
+        return True
+
+    def _freed(self, item: Item) -> None:
+        if self._spooled is not None:
+            self._spooled -= item.slip.octets
 
     def _refusals(self, verdicts: tuple[Verdict, ...], now: str) -> list[Refusal]:
         conceal = self._report.redactor.conceal
         return [refusal(verdict.path, verdict.stage, conceal(str(verdict.reply)), now) for verdict in verdicts]
+
+
+def _age(slip: Slip, now: datetime) -> timedelta:
+    """Return for how long the server has deferred a message. An outage, and the time up to its end, does not count."""
+    try:
+        until = clock.parse(slip.outage_since) if slip.outage_since else now
+        return max(until - clock.parse(slip.deferred_since), timedelta())
+    except ValueError:  # among others if it was never deferred
+        return timedelta()
 
 
 def reason(verdicts: tuple[Verdict, ...]) -> str:

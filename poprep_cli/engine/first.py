@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable
 
 from msgspec.structs import replace
 
-from poprep_cli.config.model import Connector, weaknesses
+from poprep_cli.config.model import Connector
+from poprep_cli.config.weaknesses import weaknesses
 from poprep_cli.engine import clock, files
 from poprep_cli.engine.message import Message, receive
 from poprep_cli.engine.plan import Plan

@@ -11,16 +11,18 @@ from poprep_cli.net.maildrop import Listed
 from poprep_cli.protocol.wire import PART_OCTETS
 
 MAX_OCTETS = 8 << 20  # in memory, between RETR and the SMTP server's acceptance
-MAX_MESSAGES = 256
+MAX_MESSAGES = 512
+REFILL = 2  # when it was full, nothing is admitted before it has come down to one in so many: threads change seldom
 FIRST_MESSAGES = 8  # until the SMTP server is there, no more than this is read
 FIRST_OCTETS = 4 << 20
+OPENING = 0.25  # seconds for which the download waits for the SMTP server, rather than for the first messages
 
 
 class Handoff:
     """A bounded queue. The download side admits and puts, the submission side gets and releases."""
 
     def __init__(self, deadline: float = float("inf")) -> None:
-        """Start empty. After `deadline` (monotonic seconds) nothing more is admitted."""
+        """Start empty. After `deadline` (monotonic seconds) nothing is admitted but a first message: there is progress."""
         self._deadline = deadline
         self._changed = threading.Condition()
         self._queue: deque[Message] = deque()
@@ -29,13 +31,18 @@ class Handoff:
         self._read_octets = 0
         self._read_messages = 0
         self._wide = False
+        self._opening = 0.0  # until when the download waits for it; 0 before it had to
+        self._full = False
         self._closed = False
         self._finished = False
 
     def admit(self, listed: Listed, wait: bool) -> bool:
         """Reserve room for a message about to be retrieved. False: not now, or, if `wait` is true, never again."""
         with self._changed:
-            while not self._closed and (remaining := self._deadline - time.monotonic()) > 0:
+            while not self._closed:
+                remaining = self._deadline - time.monotonic()
+                if remaining <= 0 and self._read_messages:
+                    return False
                 if self._has_room(listed.size):
                     self._octets += _cost(listed.size)
                     self._messages += 1
@@ -43,9 +50,21 @@ class Handoff:
                     self._read_messages += 1
                     return True
                 if not wait:
-                    return False
+                    remaining = min(remaining, self._opening_time())
+                    if remaining <= 0:
+                        return False
                 self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
             return False
+
+    def _opening_time(self) -> float:
+        """Return how long it is worthwhile to wait until the SMTP server is there, before the first messages are read.
+
+        They can't be sent any sooner, and once it is there the commands for all others can go out a round trip earlier.
+        """
+        if self._wide:
+            return 0.0
+        self._opening = self._opening or time.monotonic() + OPENING
+        return self._opening - time.monotonic()
 
     def _has_room(self, size: int) -> bool:
         if (
@@ -54,7 +73,11 @@ class Handoff:
             and (self._read_messages >= FIRST_MESSAGES or self._read_octets + size > FIRST_OCTETS)
         ):
             return False
-        return not self._messages or (self._messages < MAX_MESSAGES and self._octets + _cost(size) <= MAX_OCTETS)
+        if not self._messages:
+            self._full = False
+            return True
+        self._full = self._full or self._messages >= MAX_MESSAGES or self._octets + _cost(size) > MAX_OCTETS
+        return not self._full
 
     def put(self, message: Message) -> None:
         """Hand over a message that was admitted."""
@@ -84,7 +107,11 @@ class Handoff:
         with self._changed:
             self._octets -= _cost(listed_octets)
             self._messages -= 1
-            self._changed.notify_all()
+            if not self._messages or (
+                self._full and self._messages <= MAX_MESSAGES // REFILL and self._octets <= MAX_OCTETS // REFILL
+            ):
+                self._full = False
+                self._changed.notify_all()
 
     def open_wide(self) -> None:
         """Lift the bound of the first window: the SMTP server is there."""

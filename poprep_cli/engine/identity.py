@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from poprep_cli.config.model import ServerCopy
 from poprep_cli.engine import clock
-from poprep_cli.engine.digest import content_digest, header_digest, tells
-from poprep_cli.engine.message import Message, fingerprint, header_of
 from poprep_cli.engine.plan import Step
 from poprep_cli.engine.report import ConnectorReport
 from poprep_cli.engine.state import DIGEST, LATE, Entry, Journal, is_late, message_key
 from poprep_cli.errors import RemoteProtocolError, ReplyError, TemporaryReplyError
 from poprep_cli.net.maildrop import Listed, Maildrop
+
+if TYPE_CHECKING:
+    from poprep_cli.engine.message import Message
 
 _TEMPORARY = frozenset(("SYS/TEMP", "IN-USE", "LOGIN-DELAY"))
 _DONE = frozenset(("delivered", "deleted", "discarded", "badmail", "ignored"))
@@ -77,7 +79,7 @@ class Identity:
 
     def check(self, maildrop: Maildrop) -> None:
         """Raise RemoteProtocolError if mail can't be told apart in a mailbox where it is to stay."""
-        late = [one for one in maildrop.listed if is_late(one.uidl)]
+        late = [one for one in maildrop.listed if is_late(one.uidl)] if maildrop.renamed else []
         if not late:
             return
         keeps = self._server_copy.leave_copy and not self._server_copy.remove_after_delivered
@@ -97,6 +99,8 @@ class Identity:
 
     def settle(self, maildrop: Maildrop, listed: Listed, message: Message) -> None:
         """Give a message that was listed under a late key, and has been read, the key that lasts."""
+        from poprep_cli.engine.digest import content_digest, header_digest, tells
+
         uidl = listed.uidl.partition(DIGEST)[0]
         known = self._journal.entries.get(uidl) if uidl else None
         key = uidl
@@ -137,6 +141,9 @@ class Identity:
         return [one for one in listed if counts[one.uidl] > 1 or one.uidl in doubtful]
 
     def _keys(self, maildrop: Maildrop, suspects: Sequence[Listed]) -> dict[int, bytes]:
+        from poprep_cli.engine.digest import header_digest, tells
+        from poprep_cli.engine.message import fingerprint, header_of
+
         keys: dict[int, bytes] = {one.number: _late(one) for one in suspects}
         self._without_top = True
         if not maildrop.offers_top:
@@ -208,6 +215,9 @@ class Identity:
 
     @staticmethod
     def _recognises(listed: Listed, block: bytes) -> bool:
+        from poprep_cli.engine.digest import header_digest
+        from poprep_cli.engine.message import header_of
+
         _, digested, digest = listed.uidl.partition(DIGEST)
         found = header_digest(header_of(block)).encode()
         return bool(digested) and digest.partition(b"-")[0] == found

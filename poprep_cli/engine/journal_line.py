@@ -5,7 +5,6 @@ The format is documented in docs/state.md.
 
 from __future__ import annotations
 
-import base64
 from binascii import unhexlify
 from typing import Any, Literal, get_args
 
@@ -110,6 +109,8 @@ def uidl_keys(key: bytes) -> dict[str, str]:
     try:
         return {"uidl": uidl.decode(), **found}
     except UnicodeDecodeError:
+        import base64
+
         return {"uidl_b64": base64.b64encode(uidl).decode("ascii"), **found}
 
 
@@ -118,7 +119,11 @@ def uidl_from(text: str | None, base64_text: str | None, digest: str = "") -> by
     try:
         if text is not None:
             return message_key(text.encode("utf-8", "surrogatepass"), digest)
-        return message_key(base64.b64decode(base64_text, validate=True), digest) if base64_text is not None else None
+        if base64_text is None:
+            return None
+        import base64
+
+        return message_key(base64.b64decode(base64_text, validate=True), digest)
     except ValueError:
         return None
 

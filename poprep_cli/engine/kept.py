@@ -17,8 +17,7 @@ from poprep_cli.engine.delivery import Delivery
 from poprep_cli.engine.report import ConnectorReport
 from poprep_cli.engine.state import Journal, named
 from poprep_cli.engine.store import Item, Slip, Store, id_of
-from poprep_cli.engine.transfer import survivable
-from poprep_cli.engine.visit import Surroundings, Visit, told
+from poprep_cli.engine.visit import Surroundings, Visit, survivable, told
 from poprep_cli.errors import PoprepError, ReplyError, StateError
 from poprep_cli.net.stop import Stop
 from poprep_cli.protocol.wire import printable
@@ -250,7 +249,7 @@ class Retry:
         if self.to:
             slip = msgspec.structs.replace(slip, forward_paths=list(self.to), trace=trace_for(slip.trace, self.to))
         if self.kind == "badmail":
-            slip = msgspec.structs.replace(slip, since=now, attempts=0, breaks=0)
+            slip = msgspec.structs.replace(slip, since=now, deferred_since="", outage_since="", attempts=0, breaks=0)
             visit.held.take(Item(item.path, slip), store)
         elif self.to:
             store.update(Item(item.path, slip))

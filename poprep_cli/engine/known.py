@@ -32,6 +32,8 @@ def met_before(journal: Journal, report: ConnectorReport, message: Message) -> b
         return False
     if _had_to_be_read(message, entry):
         report.new = max(0, report.new - 1)
+        if entry.short and (message.octets, message.fingerprint) == (entry.octets, entry.fingerprint):
+            journal.update(message.uidl, short=False)  # a second read agrees
     elif entry.status == "deleted":
         journal.record(message.uidl, "delivered", clock.stamp(clock.now()), gone="")
         why = "the server lists it still, although it confirmed its deletion"

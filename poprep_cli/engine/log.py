@@ -16,7 +16,7 @@ from poprep_cli.protocol.wire import printable
 
 TEXT_LIMIT = 2000  # characters of a line's text: commands have at most 512 octets (RFC 2449 4), answers seldom more
 
-_NAME = re.compile(r"poprep-([0-9]{4}-[0-9]{2}-[0-9]{2})\.log")
+_NAME = r"poprep-([0-9]{4}-[0-9]{2}-[0-9]{2})\.log"
 
 
 class Log:
@@ -159,7 +159,7 @@ def remove_old(folder: Path, today: date, keep_days: int) -> None:
 
 def _logs(folder: Path) -> Iterator[tuple[date, Path]]:
     for path in folder.iterdir():
-        name = _NAME.fullmatch(path.name)
+        name = re.fullmatch(_NAME, path.name)
         if name is None or path.is_symlink() or not path.is_file():
             continue
         with suppress(ValueError):  # no day has this name

@@ -69,6 +69,7 @@ class Message:
     nul: bool = False
     long_lines: bool = False
     without_nul: bool = False
+    _fingerprint: str | None = None
 
     def content(self) -> Iterator[bytes]:
         """Yield the exact octets as received, in parts."""
@@ -115,7 +116,9 @@ class Message:
     @property
     def fingerprint(self) -> str:
         """What the message is known by under another UIDL; "" if it has no header."""
-        return fingerprint(self.head)
+        if self._fingerprint is None:  # asked for several times on the way
+            self._fingerprint = fingerprint(self.head)
+        return self._fingerprint
 
     def discard(self) -> None:
         """Remove the file, if there is one."""
@@ -203,6 +206,8 @@ def header_fields(head: bytes) -> list[tuple[bytes, bytes]]:
 
 def field(head: bytes, name: bytes) -> bytes | None:
     """Return the value of the first field called `name` (lower case), or None."""
+    if name not in head.lower():  # far quicker than to take the header apart
+        return None
     return next((value for found, value in header_fields(head) if found == name), None)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from poprep_cli.config.model import Limits, ServerCopy
 from poprep_cli.engine.retention import DONE_WITH, Order, deletion_due
@@ -12,8 +13,7 @@ from poprep_cli.engine.state import Entry, is_late
 from poprep_cli.net.maildrop import Listed
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One message and what is done with it. `in_doubt` says that an earlier pass may have sent it already.
 
     `first_seen` and `status` are those of what is to be deleted.
@@ -26,8 +26,7 @@ class Step:
     status: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What a pass will do. `verify` are delivered messages that came short: only a second read allows their deletion.
 
     `kept` is how many are done with and still on the server, those to be deleted included.
@@ -58,6 +57,7 @@ def plan(
     oversize: list[Step] = []
     late: list[Step] = []
     kept = 0
+    keeps = _keeps(server_copy)
     for listed in listing:
         entry = entries.get(listed.uidl)
         if entry is None or entry.status in ("seen", "sending", "oversize", "deleted"):
@@ -77,6 +77,8 @@ def plan(
                 fetch.append(Step(listed, "listed again, perhaps for other mail"))
         else:
             kept += entry.status in DONE_WITH
+            if keeps:
+                continue
             reason = deletion_due(entry, server_copy, now)
             if reason:
                 step = Step(listed, reason, first_seen=entry.first_seen, status=entry.status)
@@ -90,8 +92,15 @@ def _stays(server_copy: ServerCopy | Order) -> bool:
     return isinstance(server_copy, ServerCopy) and server_copy.leave_copy and not server_copy.remove_after_delivered
 
 
+def _keeps(server_copy: ServerCopy | Order) -> bool:
+    """Return whether nothing is ever deleted by this rule, however old: then nobody has to be asked message by message."""
+    return _stays(server_copy) and isinstance(server_copy, ServerCopy) and server_copy.remove_after_days is None
+
+
 def _bounded(fetch: list[Step], limits: Limits) -> list[Step]:
     """Return what one pass may fetch: at least one message, so that a limit never stops progress."""
+    if limits.small_first:
+        fetch = sorted(fetch, key=lambda step: step.listed.size)
     if limits.max_messages:
         fetch = fetch[: limits.max_messages]
     if not limits.max_octets:

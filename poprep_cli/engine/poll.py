@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from poprep_cli.config.model import Connector, weaknesses
-from poprep_cli.engine import clock, envelope, files, status
+from poprep_cli.config.model import Connector
+from poprep_cli.config.weaknesses import weaknesses
+from poprep_cli.engine import clock, files, status
 from poprep_cli.engine.adopt import reconcile
 from poprep_cli.engine.days import date_anew, date_new
 from poprep_cli.engine.deletion import Deletion, Tell, hold_back
-from poprep_cli.engine.delivery import Delivery
 from poprep_cli.engine.due import waits
 from poprep_cli.engine.expiry import tell_expiry
-from poprep_cli.engine.first import begin
 from poprep_cli.engine.plan import Plan, Step, plan
 from poprep_cli.engine.report import ConnectorReport
 from poprep_cli.engine.rounds import Rounds
 from poprep_cli.engine.state import Journal, is_late
-from poprep_cli.engine.top import Top
-from poprep_cli.engine.transfer import Transfer, survivable
-from poprep_cli.engine.visit import Surroundings, Visit, told
+from poprep_cli.engine.visit import Surroundings, Visit, survivable, told
 from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError
 from poprep_cli.net.dialogue import VERBOSE
 from poprep_cli.net.maildrop import Maildrop
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import local_name
+
+if TYPE_CHECKING:  # what moves mail is imported when there is some: most passes find none
+    from poprep_cli.engine.delivery import Delivery
 
 
 def poll(connector: Connector, surroundings: Surroundings, report: ConnectorReport, stop: Stop) -> Plan | None:
@@ -37,9 +38,24 @@ def poll(connector: Connector, surroundings: Surroundings, report: ConnectorRepo
             return None
         report.advice.extend(weaknesses(connector))
         this_pass = _Pass(visit)
+        visit.log_in_ahead()
         with visit:
-            this_pass.run()
+            _run_and_tell(this_pass, visit)
     return this_pass.plan if this_pass is not None else None
+
+
+def _run_and_tell(this_pass: _Pass, visit: Visit) -> None:
+    failure: PoprepError | None = None
+    try:
+        this_pass.run()
+    except PoprepError as error:
+        failure = error
+        raise
+    finally:
+        if visit.connector.postmaster is not None and not visit.surroundings.dry_run:
+            from poprep_cli.engine.notice import tell_postmaster
+
+            tell_postmaster(visit, failure)
 
 
 def _is_due(visit: Visit) -> bool:
@@ -61,6 +77,8 @@ class _Pass:
         self._held = visit.held
         self._access = visit.access
         self._latest = visit.status.latest
+        self._delivery: Delivery | None = None
+        self._decided: Plan | None = None  # before anything was held back
         self.plan: Plan | None = None
 
     def run(self) -> None:
@@ -68,31 +86,36 @@ class _Pass:
             self._look()
             return
         current = self._visit.status
-        current.last_attempt = clock.stamp(self._visit.began)
-        current.latest = max(current.latest, current.last_attempt)
-        self._visit.save_status()  # so that a pass that is killed counts, too
+        self._visit.note_attempt()
         current.reason = PoprepError.reason
         if not self._connector.pop3.use_top:
             status.remember_top(current, "", self._visit.began)
-        delivery = Delivery(self._visit)
         try:
-            self._work(delivery)
+            self._work()
             current.last_success = clock.stamp(clock.now())
             current.reason = self._report.reason
         except PoprepError as error:
             current.reason = error.reason
             raise
         finally:
-            self._visit.smtp_opened = delivery.opened
-            delivery.abort()
+            if self._delivery is not None:
+                self._visit.smtp_opened = self._delivery.opened
+                self._delivery.abort()
 
     def _look(self) -> None:
         """Log in, list and decide; write nothing and contact no SMTP server."""
         maildrop = reconcile(self._visit, self._access.arrive(), self._deadline())
         waiting = {item.slip.message_uidl for item in self._held.items()}
-        begin(self._visit, maildrop, waiting)
+        self._begin(maildrop, waiting)
         self.plan = self._decide(maildrop, waiting)
         maildrop.quit()
+
+    def _begin(self, maildrop: Maildrop, waiting: set[bytes]) -> None:
+        """Do to the journal what the configuration or the command line ask for before anything is decided."""
+        if self._connector.ignore_existing or self._visit.surroundings.rescan:
+            from poprep_cli.engine.first import begin
+
+            begin(self._visit, maildrop, waiting)
 
     def _deadline(self) -> float:
         return time.monotonic() + (self._connector.limits.max_seconds or float("inf"))
@@ -107,6 +130,7 @@ class _Pass:
             self._connector.limits,
             self._visit.began,
         )
+        self._decided = decided
         tell: Tell = "always" if self._visit.surroundings.dry_run else "never"  # else the deletion does
         decided, _ = hold_back(self._visit, decided, self._connector.server_copy, tell=tell)
         tell_expiry(self._visit, maildrop)
@@ -120,21 +144,29 @@ class _Pass:
 
     # ------------------------------------------------------------------ the work
 
-    def _work(self, delivery: Delivery) -> None:
+    def _deliveries(self) -> Delivery:
+        """Return the delivery of this pass, made when it is first needed."""
+        if self._delivery is None:
+            from poprep_cli.engine.delivery import Delivery
+
+            self._delivery = Delivery(self._visit)
+        return self._delivery
+
+    def _work(self) -> None:
         """Held mail first, whatever becomes of the POP3 server; then what is new; then deletions and QUIT."""
         deadline = self._deadline()
         journal = self._visit.journal
         self._held.sweep()
         date_anew(self._visit, self._latest)
-        failure = self._retry(delivery.retry_held)
+        failure = self._retry(self._deliveries().retry_held) if self._held.paths() else None
         maildrop = reconcile(self._visit, self._access.arrive(), deadline)
         waiting = {item.slip.message_uidl for item in self._held.items()}
-        begin(self._visit, maildrop, waiting)
+        self._begin(maildrop, waiting)
         self.plan = self._decide(maildrop, waiting)
         rounds = Rounds(self._visit, deadline)
         another: tuple[Maildrop, Plan] | None = (maildrop, self.plan)
         while another is not None:
-            failure = self._move(delivery, *another, rounds, deadline, failure)
+            failure = self._move(*another, rounds, deadline, failure)
             another = rounds.another() if failure is None else None
         self._report.advice[:] = dict.fromkeys(self._report.advice)  # each session may have told the same
         self._report.held = len(self._held.items())
@@ -145,7 +177,6 @@ class _Pass:
 
     def _move(
         self,
-        delivery: Delivery,
         maildrop: Maildrop,
         decided: Plan,
         rounds: Rounds,
@@ -159,18 +190,24 @@ class _Pass:
         date_new(self._visit, self._latest, new=bool(decided.fetch or decided.oversize))
         self._remember_first_sight(journal, decided)
         if decided.fetch and failure is None and not self._spool_full():
-            failure = self._transfer(maildrop, delivery, list(decided.fetch), deadline)
+            failure = self._transfer(maildrop, list(decided.fetch), deadline)
+        if self._delivery is not None:
+            failure = self._end(self._delivery, failure)
+        try:
+            self._finish(rounds.tried, settled=not decided.oversize)
+        except (ConnectionFailed, RemoteProtocolError):
+            # What is delivered stays so; the next pass deletes it. An earlier failure is the one worth telling.
+            if failure is None:
+                raise
+        return failure
+
+    def _end(self, delivery: Delivery, failure: PoprepError | None) -> PoprepError | None:
+        """End the SMTP side of a session, unless it has failed after what was put off. Return the first failure."""
         if failure is None:
             failure = self._retry(delivery.retry_suspects)
         delivery.settle()
         if failure is None:
             delivery.close()
-        try:
-            self._finish(rounds.tried)
-        except (ConnectionFailed, RemoteProtocolError):
-            # What is delivered stays so; the next pass deletes it. An earlier failure is the one worth telling.
-            if failure is None:
-                raise
         return failure
 
     def _retry(self, retry: Callable[[], None]) -> PoprepError | None:
@@ -182,9 +219,12 @@ class _Pass:
             return survivable(error, self._stop)
         return None
 
-    def _transfer(
-        self, maildrop: Maildrop, delivery: Delivery, steps: list[Step], deadline: float
-    ) -> PoprepError | None:
+    def _transfer(self, maildrop: Maildrop, steps: list[Step], deadline: float) -> PoprepError | None:
+        from poprep_cli.engine import envelope
+        from poprep_cli.engine.top import Top
+        from poprep_cli.engine.transfer import Transfer
+
+        delivery = self._deliveries()
         delivery.trace(
             envelope.Trace(
                 maildrop.server,
@@ -234,13 +274,15 @@ class _Pass:
         limit = self._connector.limits.max_held
         if not limit or self._held.octets() < limit:
             return False
-        self._report.advice.append(
-            "the spool is full (limits.max_held): nothing more is downloaded until held mail is delivered"
-        )
+        from poprep_cli.engine.filing import SPOOL_FULL
+
+        self._report.advice.append(SPOOL_FULL)
         return True
 
-    def _finish(self, fetched: set[bytes]) -> None:
+    def _finish(self, fetched: set[bytes], *, settled: bool) -> None:
+        """Delete and QUIT. What was decided at first holds still if nothing was delivered or recorded since (`settled`)."""
+        decided, self._decided = self._decided, None
         if self._access.maildrop is None:
             return
         deletion = Deletion(self._visit, self._access.maildrop)
-        deletion.run(fetched)
+        deletion.run(fetched, decided if settled and not fetched and self._delivery is None else None)

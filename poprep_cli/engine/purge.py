@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from poprep_cli.config.model import Connector, weaknesses
+from msgspec.structs import replace
+
+from poprep_cli.config.model import Connector
+from poprep_cli.config.weaknesses import weaknesses
 from poprep_cli.engine.adopt import meet_again
 from poprep_cli.engine.deletion import Deletion, hold_back
 from poprep_cli.engine.plan import Plan, plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+import threading
 from collections.abc import Callable, Iterator
 
 from poprep_cli.protocol.wire import printable
@@ -16,25 +16,31 @@ CUT = "…"  # where `printable` has shortened a text, what is in front may be t
 class Redactor:
     """Knows the secrets of one pass, in the forms in which they travel: as they are, base64 and hexadecimal."""
 
-    __slots__ = ("_forms", "_pattern")
+    __slots__ = ("_forms", "_known", "_learning", "_pattern", "_secrets")
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
+        self._secrets: list[str] = []
+        self._learning = threading.Lock()
+        self._known = 0  # how many of them are in the pattern
 
     def know(self, secret: str) -> None:
         """Take in a secret; from now on it is masked."""
-        self._forms.update(_forms(secret))
-        if not self._forms:
-            return
-        longest_first = sorted(self._forms, key=len, reverse=True)
-        whole = (
-            re.escape(form) if len(form) >= SHORT else rf"(?<!\w){re.escape(form)}(?!\w)" for form in longest_first
-        )
-        self._pattern = re.compile("|".join(whole), re.IGNORECASE)
+        self._secrets.append(secret)
+
+    def _learn(self) -> None:
+        """Make the pattern, once there is a text to look at: of two threads that have one, neither goes on without it."""
+        with self._learning:
+            count = len(self._secrets)
+            self._forms = self._forms.union(*map(_forms, self._secrets[self._known : count]))
+            self._pattern = _pattern_of(self._forms) if self._forms else None
+            self._known = count
 
     def conceal(self, text: str) -> str:
         """Return a text with everything masked that is known to be secret."""
+        if self._known < len(self._secrets):
+            self._learn()
         if self._pattern is None:
             return text
         *heads, tail = self._pattern.sub(MASK, text).split(CUT)
@@ -60,10 +66,18 @@ class Redactor:
         return concealed
 
 
+def _pattern_of(forms: set[str]) -> re.Pattern[str]:
+    longest_first = sorted(forms, key=len, reverse=True)
+    whole = (re.escape(form) if len(form) >= SHORT else rf"(?<!\w){re.escape(form)}(?!\w)" for form in longest_first)
+    return re.compile("|".join(whole), re.IGNORECASE)
+
+
 def _forms(secret: str) -> Iterator[str]:
     octets = secret.encode()
     if not octets:
         return
+    from base64 import b64encode
+
     yield secret
     yield printable(secret, 4 * len(secret) + 10)  # as it looks with its control characters made visible
     yield printable(octets.decode("latin-1"), 8 * len(octets) + 10)

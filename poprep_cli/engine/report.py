@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from poprep_cli.engine.redact import Redactor
 from poprep_cli.engine.state import named
 from poprep_cli.errors import ExitCode, PoprepError
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """A message that was not simply delivered: what became of it, and why, in the server's words."""
 
     uidl: str
@@ -20,8 +20,7 @@ class Note:
     why: str
 
 
-@dataclass(slots=True)
-class ConnectorReport:
+class ConnectorReport(msgspec.Struct):
     """One connector's pass. Counts are of messages, `octets` of content delivered; written by its threads, read by any."""
 
     connector: str
@@ -37,15 +36,15 @@ class ConnectorReport:
     oversize: int = 0
     octets: int = 0
     seconds: float = 0.0
-    messages: list[Note] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
-    remarks: Counter[str] = field(default_factory=Counter)  # what was odd with messages that were delivered
-    errors: list[PoprepError] = field(default_factory=list)
+    messages: list[Note] = msgspec.field(default_factory=list)
+    advice: list[str] = msgspec.field(default_factory=list)
+    remarks: Counter[str] = msgspec.field(default_factory=Counter)  # what was odd with messages that were delivered
+    errors: list[PoprepError] = msgspec.field(default_factory=list)
     done: bool = False
     say: Callable[[int, str], None] = lambda _level, _text: None
     level: int = 1  # the highest that anybody listens to
     log: Callable[[int, str], None] = lambda _level, _text: None  # to the log alone
-    redactor: Redactor = field(default_factory=Redactor)
+    redactor: Redactor = msgspec.field(default_factory=Redactor)
 
     def __post_init__(self) -> None:
         self.say = self.redactor.over(self.say, self.level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
@@ -20,8 +19,7 @@ WAIT = timedelta(hours=1)
 DAWN = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What the user tells `purge` to delete: what `server_copy` says is due, or what was first seen `older_than` days ago.
 
     With `rejected` the server's copies of what is in badmail go too, at once unless there is an `older_than`.

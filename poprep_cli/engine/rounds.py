@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import replace
 
-from msgspec.structs import replace as changed
+from msgspec.structs import replace
 
 from poprep_cli.engine.due import login_delay
 from poprep_cli.engine.plan import Plan, plan
-from poprep_cli.engine.transfer import survivable
-from poprep_cli.engine.visit import Visit
+from poprep_cli.engine.visit import Visit, survivable
 from poprep_cli.errors import PoprepError
 from poprep_cli.net.dialogue import VERBOSE
 from poprep_cli.net.maildrop import Maildrop
@@ -82,7 +80,7 @@ class Rounds:
     def _decide(self, maildrop: Maildrop) -> Plan:
         visit = self._visit
         limits = visit.connector.limits
-        left = changed(
+        left = replace(
             limits,
             max_messages=limits.max_messages and limits.max_messages - len(self.tried),
             max_octets=limits.max_octets and limits.max_octets - self._octets,

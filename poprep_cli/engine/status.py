@@ -38,6 +38,9 @@ class Status(msgspec.Struct, omit_defaults=True):
     login_delay: int = 0
     told_expiry: str = ""
     told_clock: str = ""
+    failing_since: str = ""
+    told_failing: str = ""
+    untold_badmail: list[str] = []
     top: str = ""
     top_since: str = ""
 

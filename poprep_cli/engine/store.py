@@ -5,23 +5,23 @@ The .eml has the exact octets as received. A message is in the store once its .j
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from poprep_cli.engine import files
-from poprep_cli.engine.message import HEADER_OCTETS, Message
 from poprep_cli.engine.state import uidl_from, uidl_keys
 from poprep_cli.errors import StateError
 
-_ID = re.compile(r"[0-9a-f]{8}")
+if TYPE_CHECKING:
+    from poprep_cli.engine.message import Message
+
+_ID = r"[0-9a-f]{8}"
 
 
 class Refusal(msgspec.Struct, omit_defaults=True):
@@ -51,6 +51,7 @@ class Slip(msgspec.Struct, kw_only=True, omit_defaults=True):
     trace: str = ""
     why: str = ""
     deferred_since: str = ""
+    outage_since: str = ""  # since then it does not age
     attempts: int = 0
     breaks: int = 0
     refusals: list[Refusal] = []
@@ -69,8 +70,7 @@ class Slip(msgspec.Struct, kw_only=True, omit_defaults=True):
         return uidl_from(self.uidl, self.uidl_b64, self.digest) or b""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """A message in a store. `path` is that of the .eml."""
 
     path: Path
@@ -83,6 +83,8 @@ class Item:
 
     def message(self) -> Message:
         """Return the message, its content in the file."""
+        from poprep_cli.engine.message import HEADER_OCTETS, Message
+
         slip = self.slip
         with os.fdopen(files.open_private(self.path, os.O_RDONLY), "rb") as file:
             head = file.read(HEADER_OCTETS)
@@ -143,6 +145,8 @@ class Store:
 
     def add(self, message: Message, slip: Slip) -> Item:
         """Keep a message, durably. Its file, if it has one, moves here."""
+        import secrets
+
         files.make_folder(self.folder)
         for key, value in uidl_keys(message.uidl).items():
             setattr(slip, key, value)
@@ -208,7 +212,11 @@ def id_of(path: Path) -> str:
     They end its file name, which `Store.add` made; a name that somebody else gave has them made of it.
     """
     last = path.stem.rpartition("-")[2]
-    return last if _ID.fullmatch(last) else hashlib.sha256(path.stem.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    if re.fullmatch(_ID, last):
+        return last
+    import hashlib
+
+    return hashlib.sha256(path.stem.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def refusal(recipient: bytes, stage: str, reply: object, at: str) -> Refusal:

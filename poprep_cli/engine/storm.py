@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from poprep_cli.engine.state import Entry
 from poprep_cli.engine.survey import KEPT, Survey, was_missed
@@ -20,16 +21,14 @@ BURST = 10  # so many new messages at once are compared with what has been gone 
 SIZE_SLACK = 2  # octets: some servers count the last line end, others don't
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(msgspec.Struct, frozen=True):
     """A new message and its fingerprint, "" if there is none to be had."""
 
     listed: Listed
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Recognition:
+class Recognition(msgspec.Struct, frozen=True):
     """`adopted` says which known key a listed message had; `strange` was not recognised; `left` are entries without a message."""
 
     adopted: Mapping[bytes, Listed]

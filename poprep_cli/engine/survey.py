@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from poprep_cli.engine.clock import parse, stamp
 from poprep_cli.engine.state import DIGEST, LATE, Entry, Journal
@@ -14,8 +15,7 @@ GRACE = timedelta(days=30)  # that a message which vanished by itself is remembe
 KEPT = frozenset(("delivered", "discarded", "ignored", "badmail", "held"))  # what a listing should go on showing
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(msgspec.Struct, frozen=True):
     """`new` and `returned` are listed; `missing` and `gone` are keys of what is not, noted for the first time and before.
 
     `kept` counts what is known, settled, and listed as ever, if anything is missing or gone; else it is 0.
@@ -33,16 +33,16 @@ def survey(listing: Sequence[Listed], entries: Mapping[bytes, Entry]) -> Survey:
 
     What has a late key (its message has to be read first) is nobody's yet: whatever has its UIDL may be it.
     """
+    if len(listing) == len(entries) and {one.uidl for one in listing} == entries.keys():  # a quiet pass: as ever
+        return Survey(returned=tuple(one for one in listing if entries[one.uidl].gone))
     listed = {one.uidl: one for one in reversed(listing)}  # of several with one key the first
     listed.pop(b"", None)
     late = {key for key in listed if LATE in key}
     for key in late:
         del listed[key]
-    if not listed:
+    if not listed and not late:
         return Survey()
     returned = tuple(listed[key] for key, entry in entries.items() if entry.gone and key in listed)
-    if listed.keys() == entries.keys() and not late:
-        return Survey(returned=returned)
     new = tuple(one for one in listing if one.uidl not in entries and listed.get(one.uidl) is one)
     covered = {key.partition(DIGEST)[0] for key in late}
     absent = [

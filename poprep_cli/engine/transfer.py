@@ -13,7 +13,8 @@ from poprep_cli.engine.message import Message
 from poprep_cli.engine.plan import Step
 from poprep_cli.engine.report import ConnectorReport
 from poprep_cli.engine.top import Top
-from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError, StateError, Stopped
+from poprep_cli.engine.visit import survivable
+from poprep_cli.errors import ConnectionFailed, PoprepError, RemoteProtocolError
 from poprep_cli.net.maildrop import Maildrop
 from poprep_cli.net.stop import Stop
 
@@ -111,12 +112,15 @@ class Transfer:
         try:
             self._delivery.open()
             handoff.open_wide()
-            self._delivery.deliver_all(
-                handoff.get, handoff.peek, lambda message: handoff.release(message.listed_octets)
-            )
+            self._delivery.deliver_all(handoff.get, handoff.peek, lambda message: self._done(message, handoff))
         except PoprepError as error:
             return survivable(error, self._stop)
         return None
+
+    def _done(self, message: Message, handoff: Handoff) -> None:
+        handoff.release(message.listed_octets)
+        if self._delivery.spool_is_full():
+            handoff.close()
 
     def _enter_again(self, left: list[Step], in_hand: Step | None) -> list[Step]:
         """Log in again after a dropped line, one command at a time; the message that was in transfer comes last."""
@@ -138,13 +142,6 @@ class Transfer:
         if self.maildrop is not None:
             self.maildrop.close()
             self.maildrop = None
-
-
-def survivable(error: PoprepError, stop: Stop) -> PoprepError:
-    """Return an error after which the other session still ends properly; raise a signal or a full disk."""
-    if stop.tripped or isinstance(error, StateError | Stopped):
-        raise error
-    return error
 
 
 def _while_reading(error: PoprepError, step: Step | None) -> PoprepError:

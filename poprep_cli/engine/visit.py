@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import msgspec
 
 from poprep_cli.config.model import Connector
 from poprep_cli.engine import clock, files, status
@@ -20,9 +21,10 @@ from poprep_cli.engine.store import Store
 from poprep_cli.errors import PoprepError, StateError, Stopped
 from poprep_cli.net.stop import Stop
 
+LARGE = 1 << 20  # octets of a journal, of some 6,000 messages: reading it takes a few milliseconds
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+
+class Surroundings(msgspec.Struct, frozen=True):
     """What every connector's visit shares: where things are and what the command line asked for."""
 
     state_dir: Path
@@ -55,6 +57,7 @@ class Visit:
         self.status = status.load(self._status_path)
         self.access = Access(connector, surroundings.config_path, self.status, report, stop, force=surroundings.force)
         self.smtp_opened = False
+        self._hurries = False
         self._journal: Journal | None = None
         self._lock: files.Lock | None = None
 
@@ -64,6 +67,19 @@ class Visit:
         if self._journal is None:
             raise RuntimeError("the visit has not begun")
         return self._journal
+
+    def note_attempt(self) -> None:
+        """Save that the connector was tried, before it is: a pass that is killed counts, too."""
+        self.status.last_attempt = clock.stamp(self.began)
+        self.status.latest = max(self.status.latest, self.status.last_attempt)
+        self.save_status()
+
+    def log_in_ahead(self) -> None:
+        """Have `with` log in while it reads the journal, if that is a large one: servers take as long to look at large mailboxes.
+
+        For who is going to log in in any case. Held mail comes first, so with any there is no login ahead of it.
+        """
+        self._hurries = True
 
     def save_status(self) -> None:
         """Replace the status file, so that what is known by now outlives a kill."""
@@ -75,13 +91,21 @@ class Visit:
             files.make_folder(state_dir)
             self._lock = files.Lock(state_dir / f"{name}.lock", f"connector {name}")
         try:
-            self._journal = Journal(state_dir / f"{name}.jsonl", self.mailbox)
+            path = state_dir / f"{name}.jsonl"
+            ahead = self._hurries and _is_large(path) and not self.held.paths()
+            if ahead:
+                if not self.surroundings.dry_run:
+                    self.note_attempt()
+                self.access.resolve()
+                self.access.begin()
+            self._journal = Journal(path, self.mailbox)
             if self._journal.skipped:
                 self.report.advice.append(
                     f"{self._journal.path}: {self._journal.skipped} unreadable lines were skipped"
                 )
             self.access.identity = Identity(self._journal, self.connector.server_copy, self.report)
-            self.access.resolve()
+            if not ahead:
+                self.access.resolve()
         except PoprepError as error:
             self.__exit__(type(error), error, None)
             raise
@@ -90,8 +114,7 @@ class Visit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.access.maildrop is not None:
-            self.access.maildrop.close()
+        self.access.close()
         if self._journal is not None:
             self._journal.close()
         try:
@@ -102,6 +125,20 @@ class Visit:
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+
+def _is_large(journal: Path) -> bool:
+    try:
+        return journal.stat().st_size >= LARGE
+    except OSError:
+        return False
+
+
+def survivable(error: PoprepError, stop: Stop) -> PoprepError:
+    """Return an error after which the other session still ends properly; raise a signal or a full disk."""
+    if stop.tripped or isinstance(error, StateError | Stopped):
+        raise error
+    return error
 
 
 @contextmanager

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import secrets
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
 from poprep_cli.net.stream import Stream
-from poprep_cli.protocol import pop3, smtp
 from poprep_cli.protocol.sasl.mechanism import CramMd5, Credentials, External, Login, Mechanism, Plain
 from poprep_cli.protocol.sasl.methods import Candidate
+
+if TYPE_CHECKING:
+    from poprep_cli.protocol import pop3, smtp
 
 MAX_CHALLENGE = 65_536
 
 
-@dataclass(slots=True)
-class Trial:
+class Trial(msgspec.Struct):
     """A login by `method` alone, and what came of it; it is filled in on the way, so that it tells also of one that failed.
 
     `candidates` are all enabled methods as this server's announcements judge them, () if the login did not come that far;
@@ -35,7 +34,7 @@ class Trial:
     local: bool = False
 
 
-class Turn(NamedTuple):
+class Turn(msgspec.Struct, frozen=True):
     """What the server said. With a challenge (base64) it goes on; without one it is the end, good or bad.
 
     A challenge with `ok` is a +OK of POP3, which old servers use to go on in the middle, and which else is the end.
@@ -65,6 +64,8 @@ def mechanisms(
     if not method.startswith("scram-"):
         yield _without_binding(method, credentials, stream)
         return
+    import secrets
+
     from poprep_cli.protocol.sasl.scram import Scram
 
     plus = method.endswith("-plus")
@@ -150,6 +151,9 @@ def exchange(
 
 
 def _decoded(challenge: bytes) -> bytes:
+    import base64
+    import binascii
+
     if len(challenge) > MAX_CHALLENGE:
         raise RemoteProtocolError("the server's challenge is too long")
     try:

@@ -142,7 +142,7 @@ class BdatTransfer:
             passage.end()
         self._write(data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         try:
             self._link.stream.write(data, self._smtp.timeout)
         except ConnectionFailed:
@@ -182,7 +182,10 @@ class BdatTransfer:
         """Send a chunk; return whether another one may follow: the server has not refused one of those before."""
         transaction = passage.transaction
         command = self._link.group(transaction.chunk(len(content), last=last))
-        self._write(command + content)
+        # Of a large chunk only the start is copied behind its command: one write for the two, and the rest as it is.
+        self._write(command + content[:COALESCED])
+        if len(content) > COALESCED:
+            self._write(memoryview(content)[COALESCED:])
         if last:
             return False
         while transaction.sent - transaction.answered > (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+
+import msgspec
 
 from poprep_cli.config.model import Pop3
 from poprep_cli.errors import RemoteProtocolError
@@ -14,17 +15,16 @@ from poprep_cli.protocol.sasl.methods import SASL, announced
 from poprep_cli.protocol.wire import CRLF
 
 
-@dataclass(slots=True)
-class Detected:
+class Detected(msgspec.Struct):
     """What one connection's server said in its present state. `capabilities` is None where CAPA was not answered.
 
     `listed` are the lines of the AUTH listing, None where there was none; `replies` is the first line of each answer.
     """
 
     capabilities: dict[str, tuple[str, ...]] | None = None
-    sources: dict[str, Collection[str]] = field(default_factory=dict)
+    sources: dict[str, Collection[str]] = msgspec.field(default_factory=dict)
     listed: tuple[str, ...] | None = None
-    replies: dict[str, str] = field(default_factory=dict)
+    replies: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def user_capability(self) -> bool | None:
@@ -32,8 +32,7 @@ class Detected:
         return None if self.capabilities is None else "USER" in self.capabilities
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(msgspec.Struct, frozen=True):
     """What the last login teaches: the method that worked, under which announcements, and what not to ask.
 
     `mute` are the questions that the server hangs or hangs up on, and the type of channel binding that it does not know;

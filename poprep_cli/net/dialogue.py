@@ -7,7 +7,6 @@ are left out, and so is the content of mail. Who listens masks once more what se
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from collections.abc import Callable
 
 from poprep_cli.protocol.wire import CRLF, printable
@@ -16,7 +15,7 @@ VERBOSE = 3
 LINES = 4
 BLOCK_LINES = 40  # shown of a multi-line reply: a listing may have 200,000
 _GUESSABLE = 12  # octets: what is shorter is masked only as a whole, or every text would be full of masks
-_PARTS = re.compile(rb"[ ,\0]")
+_PARTS = rb"[ ,\0]"
 _LINE = 300  # characters shown of one line
 
 
@@ -71,11 +70,13 @@ def forms(secret: bytes) -> set[bytes]:
     """
     found = {secret} - {b""}
     if len(secret) >= _GUESSABLE:
+        from base64 import b64decode
+
         try:
             decoded = b64decode(secret, validate=True)
         except ValueError:
             return found
-        found |= {decoded, *(part for part in _PARTS.split(decoded) if len(part) >= _GUESSABLE)}
+        found |= {decoded, *(part for part in re.split(_PARTS, decoded) if len(part) >= _GUESSABLE)}
     return found
 
 

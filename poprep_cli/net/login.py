@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
-from dataclasses import dataclass, field
-
+import msgspec
 from msgspec.structs import replace
 
 from poprep_cli.config.model import Pop3
@@ -34,8 +32,7 @@ INITIAL_RESPONSE = 255 - 2  # octets of the whole AUTH command without its CRLF 
 _FOR_NOW = ("IN-USE", "LOGIN-DELAY", "SYS/TEMP")  # RFC 2449 8.1, RFC 3206
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """A method that was tried in vain: why, and what that cost, the connection or `round_trips`."""
 
     method: str
@@ -51,8 +48,7 @@ class Failure:
         return f"{self.round_trips} round trip{'s' * (self.round_trips > 1)}" if self.round_trips else ""
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """An authenticated connection. `capabilities` is None where the server doesn't know CAPA.
 
     `failures` are the methods that were tried before `method` worked; `memory` is what saves the next login round trips.
@@ -61,8 +57,8 @@ class Session:
     link: Link
     capabilities: dict[str, tuple[str, ...]] | None
     method: str
-    warnings: list[str] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
+    failures: list[Failure] = msgspec.field(default_factory=list)
     memory: Memory = NO_MEMORY
 
 
@@ -319,6 +315,8 @@ class _Attempt:
         return self._ask(link, command)
 
     def _sasl(self, link: Link, candidate: Candidate) -> Reply:
+        from base64 import b64encode
+
         tried = mechanisms(
             candidate.method,
             self._credentials,

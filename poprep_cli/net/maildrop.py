@@ -21,13 +21,17 @@ from poprep_cli.protocol.wire import CRLF, MAX_LINE, printable
 
 MAX_MESSAGES = 1_000_000
 MAX_UIDL = 4096  # RFC 1939 7 says 70 characters; servers have been seen with far more
-WINDOW_MESSAGES = 64
+WINDOW_MESSAGES = 256
 WINDOW_OCTETS = 4 << 20
+REFILL = 2  # the window is filled again once only one in so many is left of it: many commands in one write
 WHOLE = 99_999_999  # lines of a body: the most that every server takes for a number, and more than any message has
 MAX_NUMBER = 999_999_999
 HEADER_GROUP = 64  # TOPs in one write
 HEADER_OCTETS = 1 << 18  # of one header
-GROUP = 200  # DELEs in one write: their replies must fit into the peer's and our socket buffers
+BATCH = 4096  # lines of a listing that are taken apart at once
+GROUP = (
+    1000  # DELEs in one write: 12 KB, which every socket buffer takes, so that it never waits for a server that writes
+)
 
 
 class Listed(msgspec.Struct, frozen=True, gc=False):
@@ -80,10 +84,10 @@ class Maildrop:
         if self.pipelining:
             self._link.send(commands.UIDL, commands.LIST)
             named = self._named(self._link.reply(), known)
-            self.listed = self._sized(self._link.reply(), named)
+            self.listed = self._sized(self._link.reply(), *named)
         else:
             named = self._named(self._link.ask(commands.UIDL), known)
-            self.listed = self._sized(self._link.ask(commands.LIST), named)
+            self.listed = self._sized(self._link.ask(commands.LIST), *named)
         self._places.clear()
         return self.listed
 
@@ -94,6 +98,11 @@ class Maildrop:
         for number, key in keys.items():
             place = self._places[number]
             self.listed[place] = Listed(number, key, self.listed[place].size)
+
+    @property
+    def renamed(self) -> bool:
+        """Whether any message of this listing goes by something else than its UIDL."""
+        return bool(self._places)
 
     @property
     def offers_top(self) -> bool:
@@ -108,8 +117,8 @@ class Maildrop:
     ) -> Iterator[tuple[Listed, Reply]]:
         """Yield each wanted message with the reply to its RETR, whose block `parts` yields and must be read to its end.
 
-        With pipelining up to 64 RETRs or 4 MiB are on their way. `admit(message, wait)` is asked before each RETR; it may
-        wait only if `wait` is true, and false then ends the retrieval. Where `by_top(message)` it is TOP in place of RETR,
+        With pipelining up to 256 RETRs or 4 MiB are on their way; once half of that was answered it is filled up again.
+        `admit(message, wait)` is asked before each RETR; it may wait only if `wait` is true, and false then ends the retrieval. Where `by_top(message)` it is TOP in place of RETR,
         and a message that must be had by RETR after all (`read_again`) comes once more, not asked about a second time.
         Raises ConnectionFailed, RemoteProtocolError.
         """
@@ -117,14 +126,18 @@ class Maildrop:
         waiting = deque(wanted)
         window: deque[Listed] = deque()
         octets = 0
+        filling = True
         while True:
             group = []
+            filling = filling or (len(window) <= WINDOW_MESSAGES // REFILL and octets <= WINDOW_OCTETS // REFILL)
             while self._again and self._has_room(len(window), octets):
                 message = self._again.popleft()
                 window.append(message)
                 octets += message.size
                 group.append(commands.retr(message.number))
-            while waiting and self._has_room(len(window), octets) and admit(waiting[0], not window):
+            while waiting and filling and (filling := self._has_room(len(window), octets)):
+                if not admit(waiting[0], not window):
+                    break
                 message = waiting.popleft()
                 window.append(message)
                 octets += message.size
@@ -214,6 +227,18 @@ class Maildrop:
                 replies[number] = self._link.reply()
         return replies
 
+    def delete_and_quit(self, numbers: Iterable[int]) -> tuple[dict[int, Reply], Reply]:
+        """Do what `delete` and `quit` do, with pipelining only, in one round trip: QUIT goes with the last of the DELEs."""
+        waiting = list(numbers)
+        last = waiting[(len(waiting) - 1) // GROUP * GROUP :]
+        try:
+            replies = self.delete(waiting[: len(waiting) - len(last)])
+            self._link.send(*map(commands.dele, last), commands.QUIT)
+            replies |= {number: self._link.reply() for number in last}
+            return replies, self._link.reply()
+        finally:
+            self.close()
+
     def quit(self) -> Reply:
         """End the session and return the answer to QUIT: only +OK says that deletions were committed (RFC 1939 6)."""
         try:
@@ -228,46 +253,56 @@ class Maildrop:
     def _has_room(self, messages: int, octets: int) -> bool:
         return not messages or (self.pipelining and messages < WINDOW_MESSAGES and octets < WINDOW_OCTETS)
 
-    def _named(self, reply: Reply, known: Iterable[bytes]) -> list[Listed]:
-        """Return what UIDL lists, without sizes."""
+    def _named(self, reply: Reply, known: Iterable[bytes]) -> tuple[list[int], list[bytes]]:
+        """Return the numbers and the UIDLs of what UIDL lists."""
         self.uidl_refusal = None if reply.ok else reply
+        numbers: list[int] = []
+        uidls: list[bytes] = []
         if not reply.ok:
-            return []
+            return numbers, uidls
         own: dict[bytes, bytes] = dict.fromkeys(known, b"")  # its room at once: growing would cost half as much again
         own.update(zip(own, own, strict=True))
-        found = []
-        for number, uidl in self._numbered(reply):
-            if len(uidl) > MAX_UIDL:
+        for some, words in self._numbered(reply):
+            if max(map(len, words), default=0) > MAX_UIDL:
+                number, uidl = next(pair for pair in zip(some, words, strict=True) if len(pair[1]) > MAX_UIDL)
                 raise RemoteProtocolError(f"{self.server} sent a UIDL of {len(uidl)} octets for message {number}")
-            found.append(Listed(number, own.get(uidl, uidl), 0))
-        return found
+            numbers += some
+            uidls += map(own.get, words, words)
+        return numbers, uidls
 
-    def _sized(self, reply: Reply, named: list[Listed]) -> list[Listed]:
-        """Return what LIST lists, with the UIDLs of `named`, which is used up: both answers mostly go in step."""
+    def _sized(self, reply: Reply, named: list[int], uidls: list[bytes]) -> list[Listed]:
+        """Return what LIST lists, with the UIDLs of what was `named`: both answers mostly go in step."""
         if not reply.ok:
             raise ReplyError(f"{self.server} refused LIST: {reply}", reply=reply)
-        last = MAX_NUMBER if self.uidl_refusal is not None else max((one.number for one in named), default=0)
-        named.reverse()
-        found: list[Listed] = []
-        sizes: dict[int, int] = {}  # equal ones are one object, too
-        others: dict[int, Listed] | None = None  # what is left of `named` once they don't
-        seen: set[int] = set()
-        for number, words in self._numbered(reply):
-            size = _size(words)
-            size = sizes.setdefault(size, size)
-            if others is None and named and named[-1].number == number:
-                one = named.pop()
-                found.append(Listed(one.number, one.uidl, size))
-                continue
-            if others is None:
-                others = {one.number: one for one in named}
-                seen = {one.number for one in found}
+        numbers: list[int] = []
+        sizes: list[int] = []
+        share = {0: 0}.setdefault  # equal ones are one object, too
+        for some, words in self._numbered(reply):
+            found = _sizes(words)
+            alike = named[len(numbers) : len(numbers) + len(some)]
+            numbers += alike if alike == some else some  # the same objects, wherever they go in step
+            sizes += map(share, found, found)
+        if numbers == named:
+            return list(map(Listed, named, uidls, sizes))
+        return self._matched(named, uidls, numbers, sizes)
+
+    def _matched(self, named: list[int], uidls: list[bytes], numbers: list[int], sizes: list[int]) -> list[Listed]:
+        """Return what both answers name, and what UIDL has passed over, each number once as soon as they are out of step."""
+        last = MAX_NUMBER if self.uidl_refusal is not None else max(named, default=0)
+        step = 0  # so many are in step
+        while step < min(len(named), len(numbers)) and named[step] == numbers[step]:
+            step += 1
+        found = list(map(Listed, numbers[:step], uidls[:step], sizes[:step]))
+        seen = set(numbers[:step])
+        others = dict(zip(reversed(named[step:]), reversed(uidls[step:]), strict=True))  # of several the first
+        for number, size in zip(numbers[step:], sizes[step:], strict=True):
             if number not in seen and number <= last:
                 seen.add(number)
-                found.append(Listed(number, others[number].uidl if number in others else b"", size))
+                found.append(Listed(number, others.get(number, b""), size))
         return found
 
-    def _numbered(self, reply: Reply) -> Iterator[tuple[int, bytes]]:
+    def _numbered(self, reply: Reply) -> Iterator[tuple[list[int], list[bytes]]]:
+        """Yield the numbers in the lines of a listing and what follows them, part by part: one line at a time is too slow."""
         rest = b""
         count = 0
         for part in self._link.parts(reply):
@@ -275,18 +310,27 @@ class Maildrop:
             rest = lines.pop()
             if len(rest) > MAX_LINE:
                 raise RemoteProtocolError(f"{self.server} sent a line of more than {MAX_LINE} octets in its listing")
-            for line in lines:
-                number, _, words = line.partition(b" ")
-                if line == b".":
-                    return
-                if not number.isdigit() or len(number) > 9:
+            if lines and lines[-1] == b".":
+                lines.pop()
+            for start in range(0, len(lines), BATCH):
+                rows = [line.partition(b" ") for line in lines[start : start + BATCH]]
+                heads = [row[0] for row in rows]
+                if not (b"".join(heads).isdigit() and all(heads) and max(map(len, heads)) <= 9):
+                    line = next(b"".join(row) for row in rows if not row[0].isdigit() or len(row[0]) > 9)
                     raise RemoteProtocolError(
                         f"{self.server}: a line of the answer to {reply.command.shown} has no message number: {printable(line, 80)}",
                     )
-                count += 1
+                count += len(rows)
                 if count > MAX_MESSAGES:
                     raise RemoteProtocolError(f"{self.server} lists more than {MAX_MESSAGES:,} messages")
-                yield int(number), words
+                yield list(map(int, heads)), [row[2] for row in rows]
+
+
+def _sizes(words: list[bytes]) -> list[int]:
+    """Return the sizes in lines of LIST."""
+    if b"".join(words).isdigit() and all(words) and max(map(len, words)) < 16:
+        return list(map(int, words))
+    return list(map(_size, words))
 
 
 def _size(words: bytes) -> int:

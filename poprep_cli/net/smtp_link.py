@@ -16,23 +16,27 @@ from poprep_cli.protocol.smtp import Command, Reply, SmtpClient
 class SmtpLink:
     """One connection. Until secrets are forgotten they are masked in every reply: servers echo what they are sent.
 
-    `alive` says whether another command may be sent.
+    `alive` says whether another command may be sent; `quickest` is how many seconds the quickest answer to `ask` took.
     """
 
-    __slots__ = ("_client", "_secrets", "alive", "dialogue", "stream")
+    __slots__ = ("_client", "_secrets", "alive", "dialogue", "quickest", "stream")
 
     def __init__(self, stream: Stream, dialogue: Dialogue = SILENT) -> None:
         self._client = SmtpClient()
         self._secrets: set[bytes] = set()
         self.alive = True
+        self.quickest = float("inf")
         self.dialogue = dialogue
         self.stream = stream
         dialogue.tell(f"connected to {stream.server}{f' ({stream.peer})' * bool(stream.peer)}")
 
     def ask(self, command: Command, timeout: float) -> Reply:
         """Send one command and return its reply, which must be here in `timeout` seconds."""
+        began = time.monotonic()
         self.stream.write(self.group(command), timeout)
-        return self.reply(timeout)
+        reply = self.reply(timeout)
+        self.quickest = min(self.quickest, time.monotonic() - began)
+        return reply
 
     def group(self, *commands: Command) -> bytes:
         """Return the octets of commands, which are to be written next, and expect their replies."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import ssl
 
 _READ = 1 << 18
+_EARLY = 0.95  # of a wait: so much is set as the socket's timeout, which then serves the waits that follow
 _WRITE = 1 << 18
 MIN_RATE = 1024  # octets a second that count as progress of a long transfer
 
@@ -30,7 +31,19 @@ class Stream:
     `seconds` is how long the connection took to stand, without the look-up of the name: one round trip.
     """
 
-    __slots__ = ("_forget", "_socket", "_stop", "_unproven", "host", "peer", "seconds", "server", "tls")
+    __slots__ = (
+        "_forget",
+        "_patience",
+        "_received",
+        "_socket",
+        "_stop",
+        "_unproven",
+        "host",
+        "peer",
+        "seconds",
+        "server",
+        "tls",
+    )
 
     def __init__(self, connected: socket.socket, server: str, host: str, stop: Stop) -> None:
         self._socket: socket.socket | ssl.SSLSocket = connected
@@ -40,6 +53,10 @@ class Stream:
         self.seconds = 0.0
         self.tls = False
         self._unproven = False  # whether nothing has come over TLS yet
+        self._patience = -1.0  # the socket's timeout, below 0 if it is not known
+        # One for all reads: a new one each time would be 256 KiB asked of the system and given back for a line. Only
+        # what was written to takes memory.
+        self._received = memoryview(bytearray(_READ))
         self.peer = _peer(connected)
         self._forget: Callable[[], None] = stop.on_trip(self.interrupt)
 
@@ -54,7 +71,9 @@ class Stream:
         if address.path:
             return cls(_connect_unix(address.path, timeout, server), server, "", stop)
         try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            # As octets where that is the same: for a text the codec of IDNA is loaded, which takes a millisecond.
+            host = address.host.encode() if address.host.isascii() else address.host
+            found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise ConnectionFailed(f"{server}: the name {address.host} has no address: {_why(error)}") from error
         failures: list[str] = []
@@ -95,7 +114,7 @@ class Stream:
         except (OSError, ValueError) as error:
             self._stop.check()
             raise TlsError(f"TLS with {self.server} can't be set up: {_why(error)}") from error
-        self._socket = wrapped
+        self._socket, self._patience = wrapped, -1.0
         try:
             _handshake(wrapped, time.monotonic() + timeout)
         except OSError as error:
@@ -105,33 +124,50 @@ class Stream:
         tls.check_pin(settings, wrapped.getpeercert(binary_form=True), self.server)
         self.tls = self._unproven = True
 
-    def read(self, deadline: float) -> bytes:
+    def read(self, deadline: float) -> memoryview:
         """Return what has arrived, at least one octet; wait for it until `deadline` (monotonic seconds).
+
+        What is returned is overwritten by the next call.
 
         Raises ConnectionFailed at the end of the stream, when the deadline passes or the line drops; TlsError if the
         server ends TLS before it has said anything; Stopped.
         """
-        remaining = deadline - time.monotonic()
         try:
-            if remaining <= 0:
-                raise TimeoutError
-            self._socket.settimeout(remaining)
-            data = self._socket.recv(_READ)
+            octets = self._receive(deadline)
         except OSError as error:
             raise self._failed(error, "no answer came in time") from error
-        if not data:
+        if not octets:
             self._stop.check()
             raise ConnectionFailed(f"{self.server} closed the connection")
         self._unproven = False
-        return data
+        return self._received[:octets]
 
-    def write(self, data: bytes, timeout: float) -> None:
+    def _receive(self, deadline: float) -> int:
+        while (remaining := deadline - time.monotonic()) > 0:
+            self._wait_at_most(remaining)
+            try:
+                return self._socket.recv_into(self._received)
+            except TimeoutError:
+                continue  # it was set for less than what remains
+        raise TimeoutError
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Set the socket's timeout, unless it is a little below `seconds` already: setting it is a system call, too."""
+        if seconds < 1:
+            self._patience = seconds
+        elif _EARLY * _EARLY * seconds <= self._patience <= seconds:
+            return
+        else:
+            self._patience = _EARLY * seconds
+        self._socket.settimeout(self._patience)
+
+    def write(self, data: bytes | memoryview, timeout: float) -> None:
         """Send all of `data`, each 256 KiB of it within `timeout` seconds.
 
         Raises ConnectionFailed if the peer stops reading or the line drops; Stopped.
         """
         try:
-            self._socket.settimeout(timeout)
+            self._wait_at_most(timeout)
             if len(data) <= _WRITE:
                 self._socket.sendall(data)
                 return
@@ -210,6 +246,7 @@ class Stream:
         if not self._unproven:
             return None
         try:
+            self._patience = -1.0
             self._socket.settimeout(0)
             self._socket.recv(1)
         except OSError as error:

@@ -35,6 +35,7 @@ from poprep_cli.net.transaction import Letter, Outcome
 from poprep_cli.protocol import smtp as core
 from poprep_cli.protocol.sasl.mechanism import Credentials
 
+BEHIND = 0.010  # seconds for the quickest answer, above which the server is far, whoever took the connection
 FAREWELL = 5.0  # seconds for the reply to QUIT, which changes nothing
 
 
@@ -212,8 +213,13 @@ class Submission:
 
     @property
     def round_trip(self) -> float:
-        """How far away the server is, in seconds: as long as the connection took to stand."""
-        return self._stream.seconds
+        """How far away the server is, in seconds: as long as the connection took to stand; 0.0 on this machine.
+
+        Where something near takes the connection for a server that is far, a tunnel or a proxy, answers tell.
+        """
+        if BEHIND < self._link.quickest < float("inf"):
+            return self._link.quickest
+        return 0.0 if self._stream.is_loopback else self._stream.seconds
 
     @property
     def pending(self) -> int:

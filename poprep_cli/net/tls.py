@@ -4,8 +4,6 @@ and what is told when TLS fails.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import threading
 import warnings
 from collections.abc import Callable
@@ -93,6 +91,9 @@ def check_pin(settings: TlsSettings, certificate: bytes | None, server: str) -> 
     """Raise TlsError unless the DER `certificate` is the pinned one, where `settings` pin one (SHA-256)."""
     if settings.fingerprint is None:
         return
+    import hashlib
+    import hmac
+
     found = hashlib.sha256(certificate or b"").hexdigest()
     if not hmac.compare_digest(found, settings.fingerprint):
         raise TlsError(

@@ -6,22 +6,21 @@ is an error, which is what closes response injection around STLS.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple
+
+import msgspec
 
 from poprep_cli.errors import RemoteProtocolError
 from poprep_cli.protocol.wire import CRLF, PART_OCTETS, Part, ReceiveBuffer, argument, printable
 
 MAX_COMMAND = 4096  # RFC 2449 4 says 255; servers take more, and passwords and tokens are long
 
-_RESPONSE_CODE = re.compile(rb"\[([!-Z\\^-~]+)\]")  # RFC 2449 8
-_TIMESTAMP = re.compile(rb"<[!-;=?-~]{1,512}@[!-;=?-~]{1,512}>")  # RFC 1939 7, the msg-id of RFC 822: CVE-2007-1558
+_RESPONSE_CODE = rb"\[([!-Z\\^-~]+)\]"  # RFC 2449 8
+_TIMESTAMP = rb"<[!-;=?-~]{1,512}@[!-;=?-~]{1,512}>"  # RFC 1939 7, the msg-id of RFC 822: CVE-2007-1558
 
 
-class Command(NamedTuple):
+class Command(msgspec.Struct, frozen=True, gc=False):
     """One command: what is sent, what the transcript shows (secrets masked), and the form of its reply."""
 
     line: bytes
@@ -49,8 +48,7 @@ class Command(NamedTuple):
         return self.line.startswith((b"RETR ", b"TOP "))
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """One reply. `ok` is +OK; `text` what follows the status; `code` the response code, such as IN-USE, or "".
 
     A multi-line reply has its `block`, dot-stuffed and with the terminator; if `more` is true it is only the first
@@ -67,7 +65,7 @@ class Reply:
     @property
     def code(self) -> str:
         """The response code (RFC 2449 8) in upper case, or ""."""
-        found = _RESPONSE_CODE.match(self.text)
+        found = re.match(_RESPONSE_CODE, self.text)
         return found[1].decode("ascii").upper() if found else ""
 
     def __str__(self) -> str:
@@ -100,6 +98,8 @@ def password(secret: str) -> Command:
 def apop(name: str, secret: str, timestamp: bytes) -> Command:
     """Return APOP (RFC 1939 7) for the greeting's `timestamp`. Raises ValueError where there is no MD5 (FIPS)."""
     octets = argument(name, "POP3 user name")
+    import hashlib
+
     digest = hashlib.md5(timestamp + argument(secret, "POP3 password"), usedforsecurity=False).hexdigest()
     return Command(b"APOP " + octets + b" " + digest.encode(), f"APOP {printable(octets)} ***")
 
@@ -163,7 +163,7 @@ class Pop3Client:
         self._outstanding.extend(commands)
         return CRLF.join([command.line for command in commands]) + CRLF
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Take octets from the server."""
         self._buffer.append(data)
 
@@ -213,7 +213,7 @@ def timestamp(greeting: Reply) -> bytes | None:
     """Return the APOP timestamp of a greeting, or None if it has none, several, or one that is no msg-id."""
     if greeting.text.count(b"<") != 1 or not greeting.text.isascii():
         return None
-    found = _TIMESTAMP.search(greeting.text)
+    found = re.search(_TIMESTAMP, greeting.text)
     return found[0] if found else None
 
 

@@ -136,7 +136,7 @@ class SmtpClient:
         """Expect the reply to the end of the mail data; with LMTP one for each accepted recipient (RFC 2033 4.2)."""
         self._outstanding.extend([END_OF_DATA] * replies)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Add octets from the server. Raises RemoteProtocolError if it sends more than anybody can have asked for."""
         self._buffer.append(data)
         if len(self._buffer) > MAX_BUFFERED:

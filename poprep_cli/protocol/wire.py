@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
 
@@ -16,13 +17,14 @@ CRLF = b"\r\n"
 TERMINATOR = b"\r\n.\r\n"
 MAX_LINE = 8192  # RFC 2449 4 and RFC 5321 4.5.3.1.5 allow 512; servers are more talkative than that
 LONGEST_LINE = 998  # octets without CRLF: RFC 5321 4.5.3.1.6, RFC 5322 2.1.1
-PART_OCTETS = 1 << 20  # a block up to this size is handed out whole, a larger one in parts of about this size
+PART_OCTETS = 1 << 20  # a block up to this size is handed out whole, of a larger one the first part has about this size
+NEXT_PART_OCTETS = 1 << 18  # of the parts after it: what stays in the processor's cache is copied and looked at faster
 
 _FORBIDDEN = b"\r\n\0"
-_LINE_END = re.compile(rb"\r+\n?|\n")
+_LINE_END = rb"\r+\n?|\n"
 
 
-class Part(NamedTuple):
+class Part(msgspec.Struct, frozen=True, gc=False):
     """A piece of a block, still dot-stuffed. The last one ends with the terminator, a dot on a line of its own."""
 
     data: bytes
@@ -42,8 +44,8 @@ class ReceiveBuffer:
     def __len__(self) -> int:
         return len(self._buffer)
 
-    def append(self, data: bytes) -> None:
-        """Add octets from the peer."""
+    def append(self, data: bytes | memoryview) -> None:
+        """Add octets from the peer, which are copied."""
         self._buffer += data
 
     def clear(self) -> bytes:
@@ -85,7 +87,7 @@ class ReceiveBuffer:
         end = buffer.find(TERMINATOR, self._searched)
         if end >= 0:
             return self._take(end + 5, last=True)
-        if len(buffer) > part_octets:
+        if len(buffer) > (part_octets if self._at_start else min(part_octets, NEXT_PART_OCTETS)):
             cut = len(buffer) - 4  # these may be the start of the terminator
             if buffer[cut - 1] == 13:
                 cut -= 1
@@ -194,7 +196,10 @@ def unstuff_parts(parts: Iterable[bytes]) -> Iterator[bytes]:
     tail = b"\0\r\n"  # the last octets received: a stuffed dot may be cut from its line start
     held = b""  # the last octets of the content so far: they may be the terminator
     for part in parts:
-        content = held + (tail + part).replace(b"\r\n..", b"\r\n.")[3:]
+        if b"\r\n.." in part or b"\r\n.." in tail + part[:3]:
+            content = held + (tail + part).replace(b"\r\n..", b"\r\n.")[3:]
+        else:
+            content = held + part  # one copy, not four
         tail = (tail + part[-3:])[-3:]
         if len(content) > 3:
             yield content[:-3]
@@ -229,7 +234,7 @@ def mend_parts(parts: Iterable[bytes]) -> Iterator[bytes]:
             pending -= min(pending, PART_OCTETS)
         body = rest.rstrip(b"\r")
         pending = len(rest) - len(body)
-        yield _LINE_END.sub(lambda found: CRLF if found[0].endswith(b"\n") else CRLF * len(found[0]), body)
+        yield re.sub(_LINE_END, lambda found: CRLF if found[0].endswith(b"\n") else CRLF * len(found[0]), body)
     while pending:
         yield CRLF * min(pending, PART_OCTETS)
         pending -= min(pending, PART_OCTETS)

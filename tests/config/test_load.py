@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poprep_cli.config.load import examine, load
-from poprep_cli.config.model import Address, Config, Connector, Secret, TlsSettings, weaknesses
+from poprep_cli.config.model import Address, Config, Connector, Secret, TlsSettings
+from poprep_cli.config.weaknesses import weaknesses
 from poprep_cli.errors import ConfigError, ExitCode
 from tests.config.samples import GOOD, with_pop3, with_smtp, without, write
 

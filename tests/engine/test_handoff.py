@@ -30,6 +30,11 @@ def admitted(handoff: Handoff, size: int = 100, most: int = 1000) -> int:
     return count
 
 
+def release(handoff: Handoff, count: int, size: int = 100) -> None:
+    for _ in range(count):
+        handoff.release(size)
+
+
 class Waiting:
     """A call in another thread that is to wait."""
 
@@ -72,15 +77,20 @@ def test_the_bounds_once_the_server_is_there() -> None:
     handoff = Handoff()
     handoff.open_wide()
     assert admitted(handoff) == MAX_MESSAGES
-    handoff.release(100)
-    assert admitted(handoff) == 1
+    # Once it was full it has to come down to half before there is room again, for all that then fit at once.
+    release(handoff, MAX_MESSAGES // 2 - 1)
+    assert admitted(handoff) == 0
+    release(handoff, 1)
+    assert admitted(handoff) == MAX_MESSAGES // 2
 
     handoff = Handoff()
     handoff.open_wide()
     count = admitted(handoff, 1 << 20)
     assert 1 < count <= MAX_OCTETS >> 20
-    handoff.release(1 << 20)
-    assert admitted(handoff, 1 << 20) == 1
+    release(handoff, 1, 1 << 20)
+    assert admitted(handoff, 1 << 20) == 0
+    release(handoff, count // 2, 1 << 20)
+    assert admitted(handoff, 1 << 20) == count // 2 + 1
 
 
 def test_a_huge_message_costs_what_is_in_memory() -> None:
@@ -108,8 +118,20 @@ def test_a_release_lets_the_waiting_in() -> None:
     handoff.open_wide()
     assert admitted(handoff) == MAX_MESSAGES
     waiting = Waiting(lambda: handoff.admit(listed(), wait=True))
-    handoff.release(100)
+    release(handoff, MAX_MESSAGES // 2)
     assert waiting.ended() is True
+
+
+def test_the_download_waits_a_moment_for_the_server() -> None:
+    handoff = Handoff()
+    assert admitted(handoff, most=FIRST_MESSAGES) == FIRST_MESSAGES
+    waiting = Waiting(lambda: handoff.admit(listed(), wait=False))
+    handoff.open_wide()
+    assert waiting.ended() is True
+    # Only once, and not for long: then it goes on reading what was asked for.
+    handoff = Handoff()
+    assert admitted(handoff) == FIRST_MESSAGES
+    assert not handoff.admit(listed(), wait=False)
 
 
 def test_closing_wakes_whoever_waits_for_room() -> None:

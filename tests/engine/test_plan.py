@@ -181,3 +181,10 @@ def test_every_message_is_in_one_place_at_most(uidls, statuses, leave) -> None:
     assert not {step.listed.uidl for step in found.fetch} & {step.listed.uidl for step in found.delete}
     for step in found.delete:
         assert entries[step.listed.uidl].status in ("delivered", "discarded")
+
+
+def test_small_messages_first() -> None:
+    listed = [Listed(1, b"a", 300), Listed(2, b"b", 100), Listed(3, b"c", 200), Listed(4, b"d", 100)]
+    assert numbers(decide(listed, limits=Limits(small_first=True)).fetch) == [2, 4, 3, 1]
+    assert numbers(decide(listed, limits=Limits(small_first=True, max_messages=2)).fetch) == [2, 4]
+    assert numbers(decide(listed, limits=Limits(small_first=True, max_octets=450)).fetch) == [2, 4, 3]

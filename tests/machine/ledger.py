@@ -181,8 +181,9 @@ class Ledger:
         assert deleted.accepted >= before or piece.content in refused, f"deleted too early: {named(piece.content)}"
         if days is None:
             return
-        assert piece.listed is not None
-        first = self._first_seen(piece.listed)
+        # The very same message under another UIDL is taken for the one that is known.
+        alike = [one.listed for one in self.pieces if one.content == piece.content and one.listed is not None]
+        first = self._first_seen(min(alike))
         assert first is not None, "deleted while the clock was behind"
         assert deleted.clock - first >= timedelta(days=days), f"first seen {first}, deleted {deleted.clock}"
 

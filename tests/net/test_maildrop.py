@@ -369,6 +369,18 @@ def test_each_deletion_has_its_reply() -> None:
     assert [mail.uidl for mail in server.maildrop.mail()] == [b"u2"]
 
 
+@pytest.mark.parametrize("count", [0, 3, GROUP, GROUP + 50])
+def test_quit_goes_with_the_last_deletions(count) -> None:
+    server = serve(count, replies={"DELE": lambda number: b"-ERR locked\r\n" if number == b"2" else None})
+    with opened(server) as maildrop:
+        replies, answer = maildrop.delete_and_quit(range(1, count + 1))
+    assert answer.ok
+    assert [number for number, reply in replies.items() if not reply.ok] == [2][:count]
+    assert list(replies) == list(range(1, count + 1))
+    assert [mail.uidl for mail in server.maildrop.mail()] == [b"u2"][:count]
+    assert server.sessions[0].quit
+
+
 @pytest.mark.parametrize(("fault", "error"), [("drop", ConnectionFailed), ("empty-line", RemoteProtocolError)])
 def test_a_server_that_chokes_on_dele(fault, error) -> None:
     server = serve(3, dele=fault)

@@ -205,7 +205,7 @@ def test_a_full_spool_reads_no_more(world: World) -> None:
     world.more = "[connector.office.limits]\nmax_held = 200"
     world.letters(2)
     world.smtp.faults = SmtpFaults(replies={"mail": b"452 4.3.1 no room\r\n"})
-    world.poll().ended(1, "message u1: held", "message u2: held")
+    world.poll().ended(1, "message u1: held", "message u2: held", "the spool is full")
     world.letters(2)
     done = world.poll()
     assert done.code == 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +176,80 @@ def test_a_journal_with_garbage_in_it(world: World) -> None:
     assert world.poll().code == 0
     assert world.arrived == world.sent
     assert len(world.left) == 4
+
+
+class FullDisk:
+    """Writes to one file fail from the given one on, counted from 1, as on a disk that is full; `count` says how many there were."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path, first: int) -> None:
+        self.count = 0
+        self._path = path
+        self._first = first
+        self._write = os.write
+        monkeypatch.setattr(os, "write", self.write)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if self._path.exists() and os.path.samestat(os.fstat(descriptor), self._path.stat()):
+            self.count += 1
+            if self.count >= self._first:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._write(descriptor, data)
+
+
+@pytest.mark.parametrize("first", range(1, 12))
+def test_the_journal_cannot_be_written_at_any_of_its_records(
+    world: World, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    world.smtp_lines = "max_in_flight = 1"
+    world.letters(4)
+    with monkeypatch.context() as patch:
+        disk = FullDisk(patch, world.state / "office.jsonl", first)
+        done = world.poll()
+    # There are not so many writes: seen, each sending with the delivered before it, the last delivered, going, deleted.
+    if disk.count < first:
+        assert first > 8
+        done.ended(0)
+        return
+    assert done.code == 74, done
+    assert "can't write" in done.sentences[0]
+    assert "no space left" in done.sentences[0]
+    assert "make room on that disk" in done.err
+    quit_came = any(session.quit for session in world.pop3.sessions)
+    assert quit_came is (world.left == [])  # QUIT is last: after it all is delivered, and only its record is missing
+    in_doubt = sum(status == "sending" for status in world.statuses().values())
+    assert in_doubt <= 1
+    # What was sent is on record as sent, or in doubt.
+    delivered = sum(status == "delivered" for status in world.statuses().values())
+    assert delivered <= len(world.smtp.delivered) <= delivered + in_doubt
+    accepted = len(world.smtp.delivered)
+    if quit_came:
+        world.poll().ended(0)
+        assert (len(world.smtp.delivered), world.left) == (4, [])
+        return
+    world.poll()
+    counts = Counter(world.arrived)
+    assert set(counts) == set(world.sent)
+    assert len(world.smtp.delivered) <= 4 + in_doubt
+    assert accepted <= len(world.smtp.delivered)
+    assert world.left == []
+
+
+@pytest.mark.parametrize("name", ["office.jsonl.new", "office.status.json.new"])
+def test_a_file_cannot_be_replaced(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    world.leave_copy = True
+    world.letters(3)
+    world.poll().ended(0)
+    path = world.state / "office.jsonl"
+    header, _, lines = path.read_bytes().partition(b"\n")
+    path.write_bytes(header + b"\n" + lines * 200)  # so much is superseded that it is written anew
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        FullDisk(patch, world.state / name, 1)
+        world.poll().ended(74, f"can't write {world.state / name.removesuffix('.new')}: no space left")
+    assert path.read_bytes() == before
+    assert not (world.state / name).exists()
+    assert len(world.arrived) == 3
+    world.poll().ended(0)
+    assert len(path.read_bytes()) < len(before) // 100
+    assert world.arrived == world.sent
+    assert len(world.left) == 3

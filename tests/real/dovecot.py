@@ -14,11 +14,13 @@ from tests.real.private import Certificate, find, folder, free_port, greets, req
 
 MECHANISMS = ("plain", "login", "cram-md5", "apop", "scram-sha-1", "scram-sha-256")
 
+LMTP = Path("/usr/lib/dovecot/lmtp")  # Debian's place; a package of its own
+
 _CONFIG = """\
 base_dir = {root}/run
 state_dir = {root}/state
 log_path = {root}/log
-protocols = pop3
+protocols = {protocols}
 listen = 127.0.0.1
 disable_plaintext_auth = no
 auth_mechanisms = {mechanisms}
@@ -46,12 +48,24 @@ service pop3-login {{
 }}
 """
 
+_LMTP = """\
+service lmtp {{
+  inet_listener lmtp {{
+    port = {port}
+  }}
+  unix_listener lmtp {{
+    mode = 0666
+  }}
+}}
+"""
+
 
 class Dovecot:
     """A running Dovecot, stopped at the end of its `with` block.
 
     `port` is for POP3, with STLS if there is a certificate; `ssl_port` for pop3s, 0 without one. With `uidl_format`
-    "%g" the UIDL is the name that `deliver` gives to a message's file.
+    "%g" the UIDL is the name that `deliver` gives to a message's file. With `lmtp` it takes mail for its users by LMTP,
+    at `lmtp_port` and at the socket `lmtp_socket`.
     """
 
     def __init__(
@@ -61,24 +75,28 @@ class Dovecot:
         ssl: bool = True,
         mechanisms: Sequence[str] = MECHANISMS,
         uidl_format: str = "%08Xu%08Xv",
+        lmtp: bool = False,
         extra: str = "",
     ) -> None:
-        require("dovecot")
+        require("dovecot", *([str(LMTP)] if lmtp else ()))
         self.users = dict(users or {"joe": "secret"})
         self.root = folder("dovecot")
         self.certificate = Certificate(self.root) if ssl else None
         self.port = free_port()
         self.ssl_port = free_port() if ssl else 0
+        self.lmtp_port = free_port() if lmtp else 0
+        self.lmtp_socket = self.root / "run" / "lmtp"
         self._numbers = count(1)
         self._process: subprocess.Popen[bytes] | None = None
         config = _CONFIG.format(
             root=self.root,
+            protocols="pop3 lmtp" if lmtp else "pop3",
             mechanisms=" ".join(mechanisms),
             uidl_format=uidl_format,
             port=self.port,
             ssl_port=self.ssl_port,
         )
-        (self.root / "dovecot.conf").write_text(f"{config}{self._tls()}{extra}\n", "ascii")
+        (self.root / "dovecot.conf").write_text(f"{config}{self._tls()}{self._lmtp()}{extra}\n", "ascii")
         lines = [f"{user}:{{PLAIN}}{password}\n" for user, password in self.users.items()]
         (self.root / "users").write_text("".join(lines), "utf-8")
         for user in self.users:
@@ -88,6 +106,9 @@ class Dovecot:
         if self.certificate is None:
             return "ssl = no\n"
         return f"ssl = yes\nssl_cert = <{self.certificate.cert_file}\nssl_key = <{self.certificate.key_file}\n"
+
+    def _lmtp(self) -> str:
+        return _LMTP.format(port=self.lmtp_port) if self.lmtp_port else ""
 
     def _make_maildir(self, user: str) -> None:
         home = self.root / "home" / user
@@ -134,7 +155,7 @@ class Dovecot:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"Dovecot ended at once: {self.log}"
-        return greets(self.port, b"+OK")
+        return greets(self.port, b"+OK") and (not self.lmtp_port or greets(self.lmtp_port, b"220"))
 
     def stop(self) -> None:
         """Stop it: the master by its process id, which ends its children. Its mail stays."""

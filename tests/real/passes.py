@@ -9,6 +9,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from tests.poll.outcome import Done
 
 CONNECTOR = "office"
 
@@ -24,12 +27,14 @@ class Passes:
         self.config = folder / "poprep.toml"
         self.state = folder / "state"
 
-    def configure(self, *, pop3: Table, smtp: Table, server_copy: Table | None = None) -> None:
-        """Write the configuration. Mail goes to all@corp.example."""
+    def configure(
+        self, *, pop3: Table, smtp: Table, server_copy: Table | None = None, routing: Table | None = None
+    ) -> None:
+        """Write the configuration. Mail goes to all@corp.example, if `routing` does not say otherwise."""
         tables: dict[str, Table] = {
             "smtp": smtp,
             f"connector.{CONNECTOR}.pop3": {"user": "joe", "password": "secret", **pop3},
-            f"connector.{CONNECTOR}.routing": {"send_to": ["all@corp.example"]},
+            f"connector.{CONNECTOR}.routing": {"send_to": ["all@corp.example"], **(routing or {})},
             f"connector.{CONNECTOR}.server_copy": server_copy or {},
         }
         # JSON's texts, lists and booleans are TOML's as well.
@@ -42,8 +47,12 @@ class Passes:
     @property
     def command(self) -> list[str]:
         """The command line of a pass."""
+        return [*self._program, "poll"]
+
+    @property
+    def _program(self) -> list[str]:
         options = ["--config", str(self.config), "--state-dir", str(self.state)]
-        return [sys.executable, "-m", "poprep_cli", *options, "poll"]
+        return [sys.executable, "-m", "poprep_cli", *options]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,6 +76,12 @@ class Passes:
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
         return done.stderr.splitlines()
 
+    def run(self, *arguments: str) -> Done:
+        """Run a command, such as `badmail list`, and return how it ended, whatever that was."""
+        command = [*self._program, *arguments]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=100)
+        return Done(done.returncode, done.stdout, done.stderr)
+
     @property
     def journal(self) -> bytes:
         """The state journal as it is now."""
@@ -89,3 +104,7 @@ class Passes:
     def held(self) -> list[bytes]:
         """The messages in the spool."""
         return [path.read_bytes() for path in (self.state / "held").rglob("*.eml")]
+
+    def slips(self, kind: str) -> list[dict[str, Any]]:
+        """Return what is noted beside each message in the folder `kind`, "held" or "badmail", oldest first."""
+        return [json.loads(path.read_bytes()) for path in sorted((self.state / kind).rglob("*.json"))]

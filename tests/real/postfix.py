@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +41,7 @@ mynetworks = 127.0.0.0/8
 virtual_transport = virtual
 virtual_mailbox_domains = corp.example
 virtual_mailbox_base = {root}/mail
-virtual_mailbox_maps = static:all/
+virtual_mailbox_maps = {mailbox_maps}
 virtual_uid_maps = static:65534
 virtual_gid_maps = static:65534
 virtual_mailbox_limit = 0
@@ -99,7 +102,7 @@ _QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
 class Postfix:
     """A running Postfix, stopped at the end of its `with` block. It takes mail for every address at corp.example.
 
-    With `tls` it offers STARTTLS; with `users` it takes mail from these alone, who log in by Cyrus SASL with one of the
+    With `mailboxes`, local parts, it takes mail for these alone, each in a Maildir of its name. With `tls` it offers STARTTLS; with `users` it takes mail from these alone, who log in by Cyrus SASL with one of the
     `mechanisms`. `extra` lines of main.cf override those above.
     """
 
@@ -110,6 +113,7 @@ class Postfix:
         users: Mapping[str, str] | None = None,
         mechanisms: Sequence[str] = MECHANISMS,
         message_size_limit: int = 60_000_000,
+        mailboxes: Sequence[str] = (),
         extra: str = "",
     ) -> None:
         require("postfix", *(("saslpasswd2",) if users else ()))
@@ -119,7 +123,12 @@ class Postfix:
         self._etc = self.root / "etc"
         self._running = False
         self._lay_out()
-        values = {"root": self.root, "message_size_limit": message_size_limit, "daemons": _postconf("daemon_directory")}
+        values = {
+            "root": self.root,
+            "message_size_limit": message_size_limit,
+            "daemons": _postconf("daemon_directory"),
+            "mailbox_maps": self._mailboxes(mailboxes),
+        }
         main = f"{_MAIN.format_map(values)}{self._tls()}{self._sasl(users or {}, mechanisms)}{extra}\n"
         # The last setting of a parameter wins, but Postfix warns of a second one.
         settings = {line.partition("=")[0].strip(): line for line in main.splitlines() if line.strip()}
@@ -138,6 +147,13 @@ class Postfix:
                 shutil.copytree(source, self._etc / source.name)
             else:
                 shutil.copy(source, self._etc / source.name)
+
+    def _mailboxes(self, names: Sequence[str]) -> str:
+        if not names:
+            return "static:all/"
+        table = self._etc / "mailboxes"
+        table.write_text("".join(f"{name}@corp.example {name}/\n" for name in names), "utf-8")
+        return f"texthash:{table}"
 
     def _tls(self) -> str:
         if self.certificate is None:
@@ -184,16 +200,32 @@ class Postfix:
 
     def start(self) -> None:
         """Start it and return when it greets. Raises AssertionError with what it said if it does not start."""
+        self._remove_torsos()
         self._running = True
         done = self._control("start")
         assert done.returncode == 0, f"Postfix does not start: {done.stderr}{self.log}"
         wait_until(lambda: greets(self.port, b"220"), f"Postfix does not answer on port {self.port}")
+
+    def _remove_torsos(self) -> None:
+        """Remove what a kill cut short before it was accepted: files without the x of a complete one. Postfix lets them lie."""
+        for path in (self.root / "queue" / "incoming").rglob("*"):
+            if path.is_file() and not path.stat().st_mode & 0o100:
+                path.unlink()
 
     def stop(self) -> None:
         """Stop this instance, and no other. Its mail stays."""
         if self._running:
             self._running = False
             self._control("stop")
+
+    def kill(self) -> None:
+        """Kill this instance and no other, in the middle of whatever it does. What it has accepted is in its queue."""
+        if sys.platform == "win32":
+            raise OSError("Postfix does not run here")
+        self._running = False
+        master = int((self.root / "queue" / "pid" / "master.pid").read_text("ascii"))
+        assert os.getpgid(master) == master, "the master leads the process group of its children"
+        os.killpg(master, signal.SIGKILL)
 
     def _control(self, command: str) -> subprocess.CompletedProcess[str]:
         program = find("postfix")
@@ -222,16 +254,16 @@ class Postfix:
         # Upstream queues first: a message moves downwards, so none can slip through while they are looked at.
         return not any(path.is_file() for name in _QUEUES for path in (self.root / "queue" / name).rglob("*"))
 
-    def delivered(self) -> dict[str, bytes]:
+    def delivered(self, mailbox: str = "all") -> dict[str, bytes]:
         """Return the delivered messages by file name, as stored, with LF at line ends; see also `settle`."""
-        maildir = self.root / "mail" / "all" / "new"
+        maildir = self.root / "mail" / mailbox / "new"
         return {path.name: path.read_bytes() for path in maildir.iterdir()} if maildir.exists() else {}
 
-    def take(self) -> dict[str, bytes]:
+    def take(self, mailbox: str = "all") -> dict[str, bytes]:
         """Return the messages delivered since the last call, and remove them."""
-        messages = self.delivered()
+        messages = self.delivered(mailbox)
         for name in messages:
-            (self.root / "mail" / "all" / "new" / name).unlink()
+            (self.root / "mail" / mailbox / "new" / name).unlink()
         return messages
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real import cyrus, private
+from tests.real import cyrus, dovecot, private
 
 _ROOT = Path(__file__).parents[2]
 _COMMAND = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest"
@@ -46,7 +46,7 @@ def test_the_check_unpacks_pop3d_where_the_tests_look_for_it() -> None:
 
 @pytest.mark.real
 def test_the_check_installs_nothing_where_all_is_there() -> None:
-    private.require("bash", "dpkg-query", "dovecot", "postfix", "saslpasswd2", str(cyrus.POP3D))
+    private.require("bash", "dpkg-query", "dovecot", "postfix", "saslpasswd2", str(cyrus.POP3D), str(dovecot.LMTP))
     script = f"apt-get() {{ exit 9; }}\n{installing()}"
     command = ["bash", "-c", script, str(_ROOT / ".ci" / "run")]
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)

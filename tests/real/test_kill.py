@@ -127,7 +127,7 @@ def test_kills_of_polls_that_move_mail(dovecot: Dovecot, postfix: Postfix, tmp_p
     passes = Passes(tmp_path)
     passes.configure(
         pop3={"host": f"127.0.0.1:{dovecot.port}"},
-        smtp={"host": f"127.0.0.1:{postfix.port}", "max_in_flight": 1},  # on a busy machine "auto" may find it far away
+        smtp={"host": f"127.0.0.1:{postfix.port}"},
         server_copy={"leave_copy": False},
     )
     books = Books(dovecot, postfix, passes)
@@ -220,7 +220,7 @@ def test_kills_of_polls_and_purges(dovecot: Dovecot, postfix: Postfix, tmp_path:
     passes = Passes(tmp_path)
     passes.configure(
         pop3={"host": f"127.0.0.1:{dovecot.port}"},
-        smtp={"host": f"127.0.0.1:{postfix.port}", "max_in_flight": 1},  # on a busy machine "auto" may find it far away
+        smtp={"host": f"127.0.0.1:{postfix.port}"},
         server_copy={"leave_copy": True, "remove_after_days": DAYS},
     )
     books, almanac = Books(dovecot, postfix, passes), Almanac(dovecot, passes)
@@ -247,7 +247,8 @@ def test_kills_of_polls_and_purges(dovecot: Dovecot, postfix: Postfix, tmp_path:
         if killed["poll"] + killed["purge"] == kills:
             break
     assert killed["poll"] + killed["purge"] == kills, "too many passes ended before their kill"
-    assert min(killed["purge"], killed["amid"]) >= kills // 10, killed
+    assert killed["purge"], killed
+    assert killed["amid"], killed
     assert almanac.deleted > 0
 
     for _ in range(3):  # what is in doubt; then all that is due at once waits for an hour

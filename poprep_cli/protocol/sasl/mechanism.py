@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
 from poprep_cli.protocol.sasl.methods import WORKSTATION
 
+if TYPE_CHECKING:
+    import hashlib
+
 MAX_CRAM_CHALLENGE = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True):
     """Who logs in, and by which secret. `repr` leaves the secret out.
 
     `domain` and `workstation`, the name that this computer gives itself, are NTLM's.
     """
 
     user: str
-    password: str = field(repr=False)
+    password: str
     domain: str = ""
     workstation: str = WORKSTATION
+
+    def __repr__(self) -> str:
+        return f"Credentials(user={self.user!r}, domain={self.domain!r}, workstation={self.workstation!r})"
 
 
 class Mechanism(Protocol):
@@ -48,8 +52,7 @@ class Mechanism(Protocol):
         """Raise RemoteProtocolError if the server may not say +OK yet, because it has not proved itself."""
 
 
-@dataclass(slots=True)
-class External:
+class External(msgspec.Struct):
     """EXTERNAL (RFC 4422 A): the client certificate says who it is."""
 
     credentials: Credentials
@@ -74,8 +77,7 @@ class External:
         """Return: there is nothing to prove."""
 
 
-@dataclass(slots=True)
-class Plain:
+class Plain(msgspec.Struct):
     """PLAIN (RFC 4616): identity, name and password in one message."""
 
     credentials: Credentials
@@ -100,8 +102,7 @@ class Plain:
         """Return: there is nothing to prove."""
 
 
-@dataclass(slots=True)
-class Login:
+class Login(msgspec.Struct):
     """LOGIN: the name, then the password, each to a prompt whose text varies. It was never more than a draft."""
 
     credentials: Credentials
@@ -130,8 +131,7 @@ class Login:
         """Return: there is nothing to prove."""
 
 
-@dataclass(slots=True)
-class CramMd5:
+class CramMd5(msgspec.Struct):
     """CRAM-MD5 (RFC 2195): an HMAC of the server's challenge. `start` raises ValueError where there is no MD5 (FIPS)."""
 
     credentials: Credentials
@@ -140,11 +140,13 @@ class CramMd5:
 
     def start(self) -> bytes | None:
         """Return None: the server speaks first."""
-        hashlib.md5(b"", usedforsecurity=False)
+        _md5()
         return None
 
     def respond(self, challenge: bytes) -> bytes:
         """Return the name and the keyed digest of the challenge."""
+        import hmac
+
         if self._answered or not challenge or len(challenge) > MAX_CRAM_CHALLENGE:
             raise RemoteProtocolError("the server's CRAM-MD5 challenge is empty, too long, or one too many")
         self._answered = True
@@ -163,4 +165,6 @@ class CramMd5:
 
 
 def _md5(data: bytes = b"") -> hashlib._Hash:
+    import hashlib
+
     return hashlib.md5(data, usedforsecurity=False)

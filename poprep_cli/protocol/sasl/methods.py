@@ -6,8 +6,9 @@ A *method* is a switch of the configuration. Most are SASL mechanisms under the 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+import msgspec
 
 # Most secure first. EXTERNAL needs a client certificate and must be switched on by name.
 Pop3Method = Literal[
@@ -43,8 +44,7 @@ SASL = frozenset(ORDER) - {"apop", "user"}
 WORKSTATION = "WORKSTATION"  # what NTLM clients say that don't tell the computer's name to everybody
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A method, what announced it (CAPA, AUTH, EHLO, welcome), and why it can't be used, or ""."""
 
     method: str
@@ -57,8 +57,7 @@ class Candidate:
         return not self.why_not
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What decides about a method besides its announcement."""
 
     encrypted: bool
