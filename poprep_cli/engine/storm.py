@@ -39,14 +39,14 @@ class Recognition(msgspec.Struct, frozen=True):
 def suspects(found: Survey, entries: Mapping[bytes, Entry]) -> tuple[bytes, ...]:
     """Return the keys of known messages that may be what is new; () if there is no reason to suspect it.
 
-    There is one if more of what was settled is missing than still listed, or if many messages come at once where many
+    There is one if as much of what was settled is missing as is still listed, or if many messages come at once where many
     have gone: a migration may take days.
     """
     if not found.new:
         return ()
     missing = tuple(key for key in found.missing if entries[key].status in KEPT)
     gone = tuple(key for key in found.gone if entries[key].status in KEPT and entries[key].fingerprint)
-    if len(missing) > found.kept or (len(found.new) >= BURST and len(gone) >= BURST):
+    if (missing and len(missing) >= found.kept) or (len(found.new) >= BURST and len(gone) >= BURST):
         return missing + gone
     return ()
 

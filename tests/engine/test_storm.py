@@ -41,7 +41,7 @@ def suspected(missing: int, kept: int, new: int, *, gone: int = 0, status: str =
 REASONS = [
     (60, 0, 60, 0, 60),
     (31, 30, 31, 0, 31),
-    (30, 30, 30, 0, 0),
+    (30, 30, 30, 0, 30),
     (1, 0, 1, 0, 1),
     (60, 0, 0, 0, 0),
     (0, 60, 60, 0, 0),
