@@ -24,10 +24,10 @@ from poprep_cli.cli import probe, probe_view, trial_view
 from poprep_cli.cli.probe_target import choose
 from poprep_cli.cli.settings import Settings
 from poprep_cli.config.load import load
-from poprep_cli.engine.trial import Wanted
+from poprep_cli.engine.trial import Wanted, try_methods
 from poprep_cli.engine.trial_report import TrialReport
-from poprep_cli.engine.trial_run import TrialRun
 from poprep_cli.net import tls
+from poprep_cli.net.stop import Stop
 from tests.real import cyrus, dovecot
 from tests.real.cyrus import Cyrus
 from tests.real.dovecot import Dovecot
@@ -89,10 +89,9 @@ def show_trial(settings: Settings, console: Console) -> None:
     """Try all methods and print what the command prints."""
     chosen = load(settings.config_path).connectors
     reports = [TrialReport(one.name) for one in chosen]
-    run = TrialRun(chosen, Wanted(settings.state_path, settings.config_path.parent, (), smtp=False), reports)
-    run.start()
-    while not run.wait(60):
-        raise SystemExit("test-auth does not come to its end")
+    wanted = Wanted(settings.state_path, settings.config_path.parent, (), smtp=False)
+    for one, report in zip(chosen, reports, strict=True):
+        try_methods(one, wanted, report, Stop())
     trial_view.render(console, reports)
 
 

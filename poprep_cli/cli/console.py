@@ -43,7 +43,7 @@ def sayer(settings: Settings, connector: str) -> Callable[[int, str], None]:
     return say
 
 
-def show_json(run: Run, signal_code: ExitCode | None, *, plans: bool) -> None:
+def show_json(run: Run[ConnectorReport], signal_code: ExitCode | None, *, plans: bool) -> None:
     """Print the --json document, with what would be done if `plans`."""
     import msgspec
 
@@ -65,7 +65,7 @@ def show_json(run: Run, signal_code: ExitCode | None, *, plans: bool) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 
-def show_plans(run: Run) -> None:
+def show_plans(run: Run[ConnectorReport]) -> None:
     """Print what a pass would do."""
     for report in run.reports:
         found = run.plans.get(report.connector)
@@ -131,7 +131,7 @@ def tell_problems(reports: Sequence[ConnectorReport], *, stopped: bool) -> None:
                 click.echo(f"poprep: {report.connector}: {advice}", err=True)
 
 
-def watch(run: Run) -> None:
+def watch(run: Run[ConnectorReport]) -> None:
     """Show live progress until the run ends: a line per connector with messages, octets and rate."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

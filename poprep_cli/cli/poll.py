@@ -17,7 +17,7 @@ from poprep_cli.engine.visit import Surroundings
 from poprep_cli.errors import most_severe
 
 if TYPE_CHECKING:
-    from poprep_cli.engine.run import Work
+    from poprep_cli.cli.running import Work
     from poprep_cli.engine.shard import Shard
 
 JOBS = 4  # connectors at a time

@@ -79,7 +79,7 @@ def purge(
     return signal_code or most_severe(report.exit_code for report in run.reports)
 
 
-def _show_plans(run: Run) -> None:
+def _show_plans(run: Run[ConnectorReport]) -> None:
     """Print a table per connector: the UIDL, the days since it was first seen, the size, and why it would be deleted."""
     for report in run.reports:
         found = run.plans.get(report.connector)

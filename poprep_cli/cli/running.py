@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -12,10 +12,14 @@ from poprep_cli.cli.settings import Settings
 from poprep_cli.cli.signals import Signalled, raising_signals
 from poprep_cli.config.model import Config, Connector
 from poprep_cli.engine.log import Log
+from poprep_cli.engine.plan import Plan
 from poprep_cli.engine.report import ConnectorReport
-from poprep_cli.engine.run import Run, Work
+from poprep_cli.engine.run import R, Run
 from poprep_cli.engine.visit import Surroundings
 from poprep_cli.errors import ExitCode, StateError
+from poprep_cli.net.stop import Stop
+
+Work = Callable[[Connector, Surroundings, ConnectorReport, Stop], Plan | None]
 
 SLICE = 0.5  # seconds: on Windows a wait is not interrupted by Ctrl-C
 
@@ -29,15 +33,16 @@ def run_over(
     *,
     jobs: int = 1,
     live: bool = False,
-) -> tuple[Run, ExitCode | None]:
+) -> tuple[Run[ConnectorReport], ExitCode | None]:
     """Do the work over the connectors and return the run, and the exit code of the signal that ended it, if one did.
 
     What the log could not take is told. With `live` there is a display on a terminal. A dry run is not logged.
     """
     log = open_log(config, settings.state_path) if not surroundings.dry_run else Log(0, settings.state_path, 0)
     reports = [_report(one.name, settings, log) for one in connectors]
-    run = Run(connectors, surroundings, reports, work, jobs)
-    signal_code = _carry_out(run, settings, live=live)
+    run = Run(connectors, reports, lambda one, report, stop: work(one, surroundings, report, stop), jobs)
+    watched = live and console.on_terminal() and not settings.quiet and not settings.verbosity
+    signal_code = carry_out(run, lambda: console.watch(run) if watched else None)
     log.close()
     if log.failure and not any(isinstance(error, StateError) for report in reports for error in report.errors):
         click.echo(f"poprep: {log.failure}", err=True)
@@ -60,12 +65,12 @@ def _report(name: str, settings: Settings, log: Log) -> ConnectorReport:
     return ConnectorReport(name, say=say, level=max(console.level(settings), log.level), log=in_log)
 
 
-def _carry_out(run: Run, settings: Settings, *, live: bool) -> ExitCode | None:
+def carry_out(run: Run[R], show: Callable[[], None]) -> ExitCode | None:
+    """Wait for the run; `show` may show it until it ends. Return the exit code of the signal that ended it, if one did."""
     try:
         with raising_signals() as watch:
             run.start()
-            if live and console.on_terminal() and not settings.quiet and not settings.verbosity:
-                console.watch(run)
+            show()
             while not run.wait(SLICE):
                 watch.check()
     except Signalled as signalled:

@@ -87,8 +87,9 @@ def adopt(settings: Settings, connector: str, as_json: bool) -> ExitCode:
     """
     from poprep_cli.cli.state_adopt import carry_out
 
-    (one,) = choose(load(settings.config_path), (connector,), enabled=False)
-    document = carry_out(one, settings)
+    config = load(settings.config_path)
+    (one,) = choose(config, (connector,), enabled=False)
+    document = carry_out(config, one, settings)
     state_view.tell(
         document,
         "{connector}: {adopted} recognised under new UIDLs, {ignored} recorded as ignored, {listed} in the mailbox",

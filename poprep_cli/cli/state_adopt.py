@@ -1,54 +1,33 @@
-"""Carries `poprep state adopt` out: in a thread, so that the main one is free for signals."""
+"""Carries `poprep state adopt` out, as a run over one connector."""
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import click
 
-from poprep_cli.cli import console, state_view
+from poprep_cli.cli import state_view
+from poprep_cli.cli.running import run_over
 from poprep_cli.cli.settings import Settings
-from poprep_cli.cli.signals import Signalled, raising_signals
-from poprep_cli.config.model import Connector
+from poprep_cli.config.model import Config, Connector
 from poprep_cli.engine.adopt import adopt_all
 from poprep_cli.engine.report import ConnectorReport
-from poprep_cli.engine.run import GRACE, bug
 from poprep_cli.engine.visit import Surroundings, Visit, told
 from poprep_cli.net.stop import Stop
 
-SLICE = 0.5  # seconds: on Windows a wait is not interrupted by Ctrl-C
 
-
-def carry_out(connector: Connector, settings: Settings) -> dict[str, Any]:
+def carry_out(config: Config, connector: Connector, settings: Settings) -> dict[str, Any]:
     """Adopt, tell errors, and return the document."""
-    report = ConnectorReport(connector.name, say=console.sayer(settings, connector.name), level=console.level(settings))
-    stop = Stop()
     counts: dict[str, int] = {}
 
-    def work() -> None:
-        try:
-            with told(report, stop):
-                visit = Visit(
-                    connector, Surroundings(settings.state_path, settings.config_path.absolute()), report, stop
-                )
-                with visit:
-                    counts["adopted"], counts["ignored"] = adopt_all(visit)
-        except Exception as error:  # noqa: BLE001 - told as what it is
-            report.fail(bug(error))
+    def work(one: Connector, surroundings: Surroundings, report: ConnectorReport, stop: Stop) -> None:
+        with told(report, stop), Visit(one, surroundings, report, stop) as visit:
+            counts["adopted"], counts["ignored"] = adopt_all(visit)
 
-    thread = threading.Thread(target=work, name="adopt", daemon=True)
-    signal_code = None
-    try:
-        with raising_signals() as watch:
-            thread.start()
-            while thread.is_alive():
-                thread.join(SLICE)
-                watch.check()
-    except Signalled as signalled:
-        stop.trip()
-        thread.join(GRACE)
-        signal_code = signalled.exit_code
+    surroundings = Surroundings(settings.state_path, settings.config_path.absolute())
+    run, signal_code = run_over(config, (connector,), settings, surroundings, work)
+    (report,) = run.reports
+    if signal_code is not None:
         click.echo("poprep: stopped by a signal", err=True)
     for advice in report.advice:
         click.echo(f"poprep: {connector.name}: {advice}", err=True)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import click
 
 from poprep_cli.cli import console
 from poprep_cli.cli.choosing import choose
+from poprep_cli.cli.running import carry_out
 from poprep_cli.cli.settings import CONTEXT, Settings
-from poprep_cli.cli.signals import Signalled, raising_signals
 from poprep_cli.config.load import load
-from poprep_cli.engine.trial import Wanted, many_logins
+from poprep_cli.engine.run import Run
+from poprep_cli.engine.trial import Wanted, many_logins, try_methods
 from poprep_cli.engine.trial_report import TrialReport
-from poprep_cli.engine.trial_run import TrialRun
 from poprep_cli.errors import ExitCode, Stopped, most_severe
 from poprep_cli.protocol.sasl.methods import ORDER, SmtpMethod
 
-if TYPE_CHECKING:
-    from rich.status import Status
-
-SLICE = 0.2  # seconds: on Windows a wait is not interrupted by Ctrl-C
+SLICE = 0.2  # seconds between two looks
 
 _EPILOG = """\b
 Examples:
@@ -68,7 +64,8 @@ def test_auth(
     reports = [
         TrialReport(one.name, say=console.sayer(settings, one.name), level=console.level(settings)) for one in chosen
     ]
-    signal_code = _carry_out(TrialRun(chosen, wanted, reports), settings)
+    run = Run(chosen, reports, lambda one, report, stop: try_methods(one, wanted, report, stop))
+    signal_code = carry_out(run, lambda: _show(run, settings))
     _tell(reports, as_json=as_json, signal_code=signal_code)
     return signal_code or most_severe(report.exit_code for report in reports)
 
@@ -81,29 +78,16 @@ def _known(methods: tuple[str, ...], *, smtp: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(methods))
 
 
-def _carry_out(run: TrialRun, settings: Settings) -> ExitCode | None:
-    """Wait for the run. Return the exit code of the signal that ended it, if one did."""
-    try:
-        with raising_signals() as watch:
-            run.start()
-            with _spinner(settings) as spinner:
-                while not run.wait(SLICE):
-                    watch.check()
-                    if spinner is not None:
-                        spinner.update(run.doing)
-    except Signalled as signalled:
-        run.abort()
-        return signalled.exit_code
-    return None
-
-
-def _spinner(settings: Settings) -> AbstractContextManager[Status | None]:
-    """Return what shows on a terminal that something is going on; None comes of it elsewhere."""
+def _show(run: Run[TrialReport], settings: Settings) -> None:
+    """Show on a terminal what is being tried."""
     if not console.on_terminal() or settings.quiet or settings.verbosity:
-        return nullcontext()
+        return
     from rich.console import Console
 
-    return Console(stderr=True).status("")
+    with Console(stderr=True).status("") as spinner:
+        while not run.wait(SLICE):
+            trying = (f"{report.connector}: trying {report.doing}" for report in run.reports if report.doing)
+            spinner.update(next(trying, ""))
 
 
 def _tell(reports: list[TrialReport], *, as_json: bool, signal_code: ExitCode | None) -> None:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-from poprep_cli.engine.message import Message, header_fields
+from poprep_cli.engine.message import Message, header_fields, is_volatile
 
 DIGESTED_OCTETS = 1 << 17  # of a header; far below what is kept of one, so that a field more or less cuts nothing off
 
-# What servers write into a header, or take out of it, once a message was read or filed.
-_VOLATILE = frozenset(
-    b"status x-status x-uidl x-uid x-keywords x-imap x-imapbase x-evolution content-length lines".split()
-)
-_VOLATILE_START = b"x-mozilla-"
 _TELLING = frozenset((b"message-id", b"date", b"received"))  # a header with none of these may be that of many messages
 
 
@@ -21,7 +16,7 @@ def header_digest(head: bytes) -> str:
     digest = hashlib.sha256()
     octets = 0
     for name, value in header_fields(head):
-        if name in _VOLATILE or name.startswith(_VOLATILE_START):
+        if is_volatile(name):
             continue
         line = name + b":" + b" ".join(value.split()) + b"\n"
         octets += len(line)

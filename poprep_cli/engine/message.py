@@ -26,23 +26,11 @@ from poprep_cli.protocol.wire import (
 HEADER_OCTETS = 1 << 18  # of a longer header only this much is looked at
 
 _IDENTITY = (b"message-id", b"date", b"from")
-_VOLATILE = frozenset(  # what mailbox software notes in messages, or adds when they move
-    (
-        b"status",
-        b"x-status",
-        b"x-uid",
-        b"x-uidl",
-        b"x-keywords",
-        b"x-mozilla-status",
-        b"x-mozilla-status2",
-        b"x-mozilla-keys",
-        b"x-evolution",
-        b"content-length",
-        b"lines",
-        b"return-path",
-        b"delivered-to",
-    )
+# What servers write into a header, or take out of it, once a message was read or filed; and what one gets as it moves.
+_VOLATILE = frozenset(
+    b"status x-status x-uidl x-uid x-keywords x-imap x-imapbase x-evolution content-length lines".split()
 )
+_MOVED = frozenset((b"return-path", b"delivered-to"))
 _FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)", re.MULTILINE)
 
 
@@ -182,8 +170,13 @@ def fingerprint(head: bytes) -> str:
     if b"message-id" in names or {b"date", b"from"} <= names:
         found = sorted(_unfolded(value) for name, value in fields if name in _IDENTITY)
     else:
-        found = [name + b":" + _unfolded(value) for name, value in fields if name not in _VOLATILE]
+        found = [name + b":" + _unfolded(value) for name, value in fields if not (is_volatile(name) or name in _MOVED)]
     return hashlib.sha256(b"\n".join(found)).hexdigest()[:32] if found else ""
+
+
+def is_volatile(name: bytes) -> bool:
+    """Return whether a server may change a header field of this name (lower case) in a message that stays where it is."""
+    return name in _VOLATILE or name.startswith(b"x-mozilla-")
 
 
 def block_fingerprint(block: bytes) -> str:

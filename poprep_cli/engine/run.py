@@ -1,36 +1,48 @@
-"""A run: passes over several connectors, each in threads of its own, so that the main thread is free for signals."""
+"""A run: some work over several connectors, in threads of its own, so that the main thread is free for signals."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from poprep_cli.config.model import Connector
 from poprep_cli.engine.plan import Plan
-from poprep_cli.engine.poll import poll
-from poprep_cli.engine.report import ConnectorReport
-from poprep_cli.engine.visit import Surroundings
 from poprep_cli.errors import PoprepError, Stopped
 from poprep_cli.net.stop import Stop
 
-Work = Callable[[Connector, Surroundings, ConnectorReport, Stop], Plan | None]
+
+class Report(Protocol):
+    """What the work on one connector fills in. It is complete once it is `done`."""
+
+    done: bool
+
+    def fail(self, error: PoprepError) -> None:
+        """Note the error that ended the work."""
+
+    def conceal(self) -> None:
+        """Mask every known secret in what is to be told."""
+
+
+R = TypeVar("R", bound=Report)
 
 GRACE = 5.0  # seconds that threads get to notice the stop; what they wrote is safe whenever they end
 
 
-class Run:
-    """Passes over `connectors`, `jobs` of them at a time, begun in their order. `reports` are in the same order."""
+class Run(Generic[R]):
+    """Work over `connectors`, `jobs` of them at a time, begun in their order. `reports` are in the same order.
+
+    `plans` are what the work on a connector returns, by its name.
+    """
 
     def __init__(
         self,
         connectors: Sequence[Connector],
-        surroundings: Surroundings,
-        reports: Sequence[ConnectorReport],
-        work: Work = poll,
+        reports: Sequence[R],
+        work: Callable[[Connector, R, Stop], Plan | None],
         jobs: int = 1,
     ) -> None:
-        self._surroundings = surroundings
         self._work_on = work
         self.reports = reports
         self.plans: dict[str, Plan] = {}
@@ -74,10 +86,10 @@ class Run:
                 if not self._busy:
                     self._finished.set()
 
-    def _one(self, connector: Connector, report: ConnectorReport) -> None:
+    def _one(self, connector: Connector, report: R) -> None:
         try:
-            found = self._work_on(connector, self._surroundings, report, self.stop)
-        except Exception as error:  # noqa: BLE001 - a bug in one pass must not stop the other connectors
+            found = self._work_on(connector, report, self.stop)
+        except Exception as error:  # noqa: BLE001 - a bug with one connector must not stop the others
             report.fail(bug(error))
             return
         if found is not None:

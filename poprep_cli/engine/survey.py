@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from poprep_cli.engine.clock import parse, stamp
+from poprep_cli.engine.retention import DAWN
 from poprep_cli.engine.state import DIGEST, LATE, Entry, Journal
 from poprep_cli.net.maildrop import Listed
 
@@ -94,10 +95,11 @@ def note_missing(
 
 
 def _wrongly_dated(gone: Iterable[bytes], entries: Mapping[bytes, Entry], now: datetime) -> list[bytes]:
+    """Return what is missing since a time that is none: to come, or of a clock that had not been set."""
     found = []
     for key in gone:
         since = _time(entries[key].gone) if key in entries else now
-        if since is None or since > now:
+        if since is None or since > now or since < DAWN <= now:
             found.append(key)
     return found
 

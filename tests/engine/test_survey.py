@@ -109,7 +109,7 @@ def test_without_a_last_pass_nothing_is_forgotten(tmp_path: Path, before: str) -
     assert b"u" in look(journal(tmp_path, u=days_ago(99)), before=before)
 
 
-@pytest.mark.parametrize("since", [days_ago(-1), days_ago(-4000), "yesterday"])
+@pytest.mark.parametrize("since", [days_ago(-1), days_ago(-4000), "1970-01-01T00:15:00Z", "yesterday"])
 def test_a_wrong_date_counts_from_now(tmp_path: Path, since: str) -> None:
     assert look(journal(tmp_path, u=since), before=days_ago(1)) == {b"u": stamp(NOW)}
 
