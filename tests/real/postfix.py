@@ -122,6 +122,7 @@ class Postfix:
         self.port = free_port()
         self._etc = self.root / "etc"
         self._running = False
+        self._cut_short = 0  # as far into the log as sessions may have no end
         self._lay_out()
         values = {
             "root": self.root,
@@ -226,6 +227,7 @@ class Postfix:
         master = int((self.root / "queue" / "pid" / "master.pid").read_text("ascii"))
         assert os.getpgid(master) == master, "the master leads the process group of its children"
         os.killpg(master, signal.SIGKILL)
+        self._cut_short = len(self.log)
 
     def _control(self, command: str) -> subprocess.CompletedProcess[str]:
         program = find("postfix")
@@ -245,6 +247,15 @@ class Postfix:
         """What it wrote to its log so far."""
         file = self.root / "maillog"
         return file.read_text("utf-8", "replace") if file.exists() else ""
+
+    def log_mark(self) -> int:
+        """Return how long the log is once each session so far has ended in it, which Postfix writes after the client left."""
+        wait_until(self._has_no_session, "Postfix logs no end of a session")
+        return len(self.log)
+
+    def _has_no_session(self) -> bool:
+        lines = self.log[self._cut_short :]
+        return lines.count("]: connect from ") == lines.count("]: disconnect from ")
 
     def settle(self, timeout: float = 60.0) -> None:
         """Return when everything that was accepted is delivered. Raises TimeoutError."""

@@ -142,7 +142,7 @@ def test_all_recipients_are_good(
     pop3.maildrop.add(mail("one"))
     pop3.maildrop.add(mail("two", b".\r\n..\r\n.end\r\n"))
     configure(passes, pop3, postfix, ADA, BOB)
-    mark = len(postfix.log)
+    mark = postfix.log_mark()
     passes.poll()
     for mailbox in ("ada", "bob"):
         assert arrived(postfix, mailbox) == [
@@ -234,7 +234,7 @@ def test_only_an_unknown_recipient_then_badmail_retried_with_another(
     passes.run("poll").ended(1, re.escape(UNKNOWN))
     (listed,) = passes.run("badmail", "list", "--json").document["badmail"]
     assert left(pop3) == [content]
-    mark = len(postfix.log)
+    mark = postfix.log_mark()
     passes.run("badmail", "retry", listed["id"], "--to", ADA).ended(0)
     assert arrived(postfix, "ada") == [content.replace(b"\r\n", b"\n")]
     assert session(postfix, mark)["rcpt"] == "1"
@@ -305,7 +305,7 @@ def test_a_message_above_the_size_limit_is_not_sent(passes: Passes, pop3: Pop3Se
     for content in (mail("one"), large, mail("two")):
         pop3.maildrop.add(content)
     configure(passes, pop3, postfix, ADA)
-    mark = len(postfix.log)
+    mark = postfix.log_mark()
     passes.run("poll").ended(1, "552 5.3.4 .*the server takes at most 1000000")
     assert idents(arrived(postfix, "ada")) == ["one", "two"]
     assert session(postfix, mark)["mail"] == "2"
@@ -388,7 +388,7 @@ def test_three_hundred_small_messages_in_one_session(
     for name in names:
         pop3.maildrop.add(mail(name))
     configure(passes, pop3, postfix, ADA)
-    mark = len(postfix.log)
+    mark = postfix.log_mark()
     passes.poll()
     assert idents(arrived(postfix, "ada")) == names
     assert left(pop3) == []

@@ -90,7 +90,7 @@ def test_a_pass_by_each_method_alone(
     passes: Passes, pop3: Pop3Server, postfix: Postfix, method: str, encrypted: bool
 ) -> None:
     configure(passes, pop3, postfix, auth=[method], encrypted=encrypted)
-    mark = len(postfix.log)
+    mark = postfix.log_mark()
     passes.poll()
     assert arrived(postfix) == Counter(MAIL)
     assert pop3.maildrop.mail() == ()
@@ -108,7 +108,7 @@ def test_names_and_passwords_that_are_not_ascii(
 
 def test_everything_enabled_is_scram(passes: Passes, pop3: Pop3Server, postfix: Postfix) -> None:
     configure(passes, pop3, postfix)
-    mark = len(postfix.log)
+    mark = postfix.log_mark()
     passes.poll()
     assert arrived(postfix) == Counter(MAIL)
     assert logins(postfix, mark) == {("SCRAM-SHA-256", "relay"): len(MAIL)}
