@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import click
-
 from poprep_cli.config.model import Config, Connector
 from poprep_cli.errors import ConfigError
 
@@ -20,6 +18,8 @@ def choose(config: Config, names: tuple[str, ...], *, enabled: bool = True) -> l
     for name in {name.lower(): name for name in names}.values():
         one = known.get(name.lower())
         if one is None:
+            import click
+
             raise click.UsageError(
                 f"there is no connector {name!r} in {config.path}; there are: {', '.join(sorted(known))}"
             )

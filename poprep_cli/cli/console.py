@@ -6,10 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from poprep_cli.cli.settings import Settings
-from poprep_cli.errors import ExitCode, Stopped, most_severe
+from poprep_cli.errors import ExitCode, PoprepError, Stopped, most_severe
 from poprep_cli.protocol.wire import printable
 
 if TYPE_CHECKING:
@@ -18,6 +16,20 @@ if TYPE_CHECKING:
     from poprep_cli.engine.run import Run
 
 SHOWN = 5  # messages named on stderr per connector; --json has them all
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a text on stdout, or on stderr: by click, which is loaded when there is something to say, and seldom there is."""
+    import click
+
+    click.echo(text, err=err)
+
+
+def tell(error: PoprepError) -> None:
+    """Say on stderr what is wrong and what to do, of an error that is about no connector in particular."""
+    echo(f"poprep: {error}", err=True)
+    if error.hint:
+        echo(f"  {error.hint}", err=True)
 
 
 def on_terminal() -> bool:
@@ -38,7 +50,7 @@ def sayer(settings: Settings, connector: str) -> Callable[[int, str], None]:
         if level <= most:
             from datetime import datetime
 
-            click.echo(f"{datetime.now().astimezone():%H:%M:%S} {connector}: {printable(text)}", err=True)
+            echo(f"{datetime.now().astimezone():%H:%M:%S} {connector}: {printable(text)}", err=True)
 
     return say
 
@@ -62,7 +74,7 @@ def show_json(run: Run[ConnectorReport], signal_code: ExitCode | None, *, plans:
                 ]
                 for name, steps in (("fetch", found.fetch), ("delete", found.delete), ("verify", found.verify))
             }
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
 
 
 def show_plans(run: Run[ConnectorReport]) -> None:
@@ -71,7 +83,7 @@ def show_plans(run: Run[ConnectorReport]) -> None:
         found = run.plans.get(report.connector)
         if found is None:
             continue
-        click.echo(
+        echo(
             f"{report.connector}: {report.listed} on the server; would fetch {len(found.fetch)} "
             f"({size(sum(step.listed.size for step in found.fetch))}) and delete {len(found.delete)}",
         )
@@ -83,14 +95,14 @@ def show_plans(run: Run[ConnectorReport]) -> None:
         )
         for verb, steps in groups:
             for step in steps:
-                click.echo(f"  {verb:10} {size(step.listed.size):>9}  {printable(step.listed.uidl, 70)}  {step.reason}")
+                echo(f"  {verb:10} {size(step.listed.size):>9}  {printable(step.listed.uidl, 70)}  {step.reason}")
 
 
 def show_summary(reports: Sequence[ConnectorReport]) -> None:
     """Print a line per connector."""
     for report in reports:
         if report.reason == "not due":
-            click.echo(f"{report.connector}: {'; '.join(report.advice)}")
+            echo(f"{report.connector}: {'; '.join(report.advice)}")
             continue
         parts = [f"{report.delivered} delivered" + (f" ({size(report.octets)})" if report.octets else "")]
         parts += [
@@ -102,33 +114,29 @@ def show_summary(reports: Sequence[ConnectorReport]) -> None:
             )
             if count
         ]
-        click.echo(f"{report.connector}: {report.listed} on the server, {', '.join(parts)}, {report.seconds:.1f} s")
+        echo(f"{report.connector}: {report.listed} on the server, {', '.join(parts)}, {report.seconds:.1f} s")
         for note in report.notes:
-            click.echo(f"  {note}")
+            echo(f"  {note}")
 
 
 def tell_problems(reports: Sequence[ConnectorReport], *, stopped: bool) -> None:
     """Say on stderr what is not well, one sentence per matter."""
     if stopped:
-        click.echo(
-            "poprep: stopped by a signal; what was accepted is recorded, the rest is still on the server", err=True
-        )
+        echo("poprep: stopped by a signal; what was accepted is recorded, the rest is still on the server", err=True)
     for report in reports:
         for error in report.errors:
             if isinstance(error, Stopped) and stopped:
                 continue
-            click.echo(f"poprep: {report.connector}: {error}", err=True)
+            echo(f"poprep: {report.connector}: {error}", err=True)
             if error.hint:
-                click.echo(f"  {error.hint}", err=True)
+                echo(f"  {error.hint}", err=True)
         for note in report.messages[:SHOWN]:
-            click.echo(f"poprep: {report.connector}: message {note.uidl}: {note.outcome}: {note.why}", err=True)
+            echo(f"poprep: {report.connector}: message {note.uidl}: {note.outcome}: {note.why}", err=True)
         if len(report.messages) > SHOWN:
-            click.echo(
-                f"poprep: {report.connector}: and {len(report.messages) - SHOWN} more; --json has them all", err=True
-            )
+            echo(f"poprep: {report.connector}: and {len(report.messages) - SHOWN} more; --json has them all", err=True)
         if report.reason != "not due":
             for advice in report.advice:
-                click.echo(f"poprep: {report.connector}: {advice}", err=True)
+                echo(f"poprep: {report.connector}: {advice}", err=True)
 
 
 def watch(run: Run[ConnectorReport]) -> None:

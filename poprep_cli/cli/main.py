@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from poprep_cli import __version__
+from poprep_cli.cli import console
 from poprep_cli.cli.settings import CONTEXT, Settings
+from poprep_cli.cli.unattended import end_loading
 from poprep_cli.errors import ExitCode, PoprepError
 
 _COMMANDS = {
@@ -35,6 +37,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
+        end_loading()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -90,7 +93,7 @@ def main() -> None:
     try:
         code = cli.main(prog_name="poprep", standalone_mode=False)
     except PoprepError as error:
-        _tell(error)
+        console.tell(error)
         code = error.exit_code
     except click.exceptions.Abort:
         code = ExitCode.INTERRUPTED
@@ -98,9 +101,3 @@ def main() -> None:
         error.show()
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
-
-
-def _tell(error: PoprepError) -> None:
-    click.echo(f"poprep: {error}", err=True)
-    if error.hint:
-        click.echo(f"  {error.hint}", err=True)

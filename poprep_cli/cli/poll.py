@@ -6,21 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poprep_cli.cli import console
-from poprep_cli.cli.choosing import choose
-from poprep_cli.cli.running import run_over
+from poprep_cli.cli.passing import JOBS, run_pass
 from poprep_cli.cli.settings import CONTEXT, Settings
-from poprep_cli.config.load import load
-from poprep_cli.config.model import Connector
-from poprep_cli.engine.poll import poll as pass_over
-from poprep_cli.engine.visit import Surroundings
-from poprep_cli.errors import most_severe
 
 if TYPE_CHECKING:
-    from poprep_cli.cli.running import Work
     from poprep_cli.engine.shard import Shard
-
-JOBS = 4  # connectors at a time
 
 _EPILOG = """\b
 Examples:
@@ -83,33 +73,17 @@ def poll(
         raise click.UsageError("--mark-seen and --rescan exclude each other")
     if rescan and not connector:
         raise click.UsageError("--rescan sends mail again: name the connectors")
-    config = load(settings.config_path)
-    chosen = choose(config, connector)
-    if shard is not None:
-        chosen = [one for one in chosen if shard.has(one.name)]
-    if rescan and not settings.quiet:
-        _tell_rescan(chosen, dry_run=dry_run)
-    surroundings = Surroundings(
-        settings.state_path,
-        settings.config_path.absolute(),
+    return run_pass(
+        settings,
+        connector,
         dry_run=dry_run,
-        due_now=force or bool(connector),
         force=force,
+        mark_seen=mark_seen,
         rescan=rescan,
+        jobs=jobs,
+        shard=shard,
+        as_json=as_json,
     )
-    work: Work = pass_over
-    if mark_seen:
-        from poprep_cli.engine.first import mark_seen as work
-    live = not as_json and not dry_run
-    run, signal_code = run_over(config, chosen, settings, surroundings, work, jobs=jobs, live=live)
-    if as_json:
-        console.show_json(run, signal_code, plans=dry_run)
-    elif dry_run:
-        console.show_plans(run)
-    elif console.on_terminal() and not settings.quiet and not mark_seen:
-        console.show_summary(run.reports)
-    console.tell_problems(run.reports, stopped=signal_code is not None)
-    return signal_code or most_severe(report.exit_code for report in run.reports)
 
 
 def _shard(text: str | None) -> Shard | None:
@@ -124,12 +98,3 @@ def _shard(text: str | None) -> Shard | None:
         return parse(text, os.environ)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-
-
-def _tell_rescan(chosen: list[Connector], *, dry_run: bool) -> None:
-    for one in chosen:
-        what = "would be sent" if dry_run else "is sent"
-        click.echo(
-            f"poprep: {one.name}: all that is in the mailbox {what} again, whatever was delivered before (--rescan)",
-            err=True,
-        )

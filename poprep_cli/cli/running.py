@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import click
-
 from poprep_cli.cli import console
 from poprep_cli.cli.settings import Settings
 from poprep_cli.cli.signals import Signalled, raising_signals
@@ -45,7 +43,7 @@ def run_over(
     signal_code = carry_out(run, lambda: console.watch(run) if watched else None)
     log.close()
     if log.failure and not any(isinstance(error, StateError) for report in reports for error in report.errors):
-        click.echo(f"poprep: {log.failure}", err=True)
+        console.echo(f"poprep: {log.failure}", err=True)
     return run, signal_code
 
 

@@ -43,6 +43,7 @@ _LITERAL = r"\[[0-9a-z:.]+\]"
 _IN_LABELS = "-\u00b7\u200c\u200d\u30fb"  # besides letters, marks and digits (RFC 5892 2.6)
 _BY_SOURCE_DOMAIN = ("target_domain", "headers", "trusted_header", "prefix", "no_match")
 _BY_SRS = ("srs_domain", "srs_secret")
+_NEEDED = (Pop3, Routing)  # tables that have keys which each connector must have
 _NAME_ALLOWED = "1 to 64 of A-Z a-z 0-9 . _ - with a letter or digit in front"
 
 Where = tuple[str, ...]
@@ -178,7 +179,7 @@ class _Reading(msgspec.Struct):
             smtp.setdefault("host", _WRONG)
         misspelt = values.pop("connector", None) is _WRONG
         connectors = [] if misspelt else self.connectors(data.get("connector", {}), smtp)
-        others = {name: self.struct(kind, (name,), data.get(name, {})) for name, kind in tables(Config).items()}
+        others = {name: self.struct(kind, (name,), data[name]) for name, kind in tables(Config).items() if name in data}
         if self.faults:
             return None
         return Config(path=str(self.path), connectors=tuple(connectors), **_fields(Config, values), **others)
@@ -213,7 +214,8 @@ class _Reading(msgspec.Struct):
             if values.pop(table, None) is _WRONG:
                 continue
             if kind is not Smtp:
-                made[table] = self.struct(kind, here, raw.get(table, {}))
+                if table in raw or kind in _NEEDED:  # the others have defaults, which need not be looked at
+                    made[table] = self.struct(kind, here, raw.get(table, {}))
             elif table not in raw:
                 made[table] = shared
             else:
