@@ -41,7 +41,7 @@ class Pop3Faults:
     * `list_sizes`: octets for LIST and STAT from number and true size, or by number.
     * `uidl`: by number, what UIDL says (duplicates and b"" are allowed), or "err".
     * `list_limit`: a session sees this many of the oldest messages. `hide_read`: after RETR and QUIT a message is not
-      listed any more. `delete_on_retr`: RETR removes.
+      listed any more. `delete_on_retr`: RETR removes. With both CAPA has EXPIRE 0, as Gmail's.
     * `dele`: -ERR, +OK without effect, the line drops, or an empty line comes and then the line drops.
     * `top_refused`; `truncate_top`: TOP gives so many octets at most, properly ended.
 

@@ -96,6 +96,8 @@ class Pop3Session:
         capabilities = [b"TOP", b"UIDL", b"USER", b"RESP-CODES", b"AUTH-RESP-CODE"]
         if self._faults.announce_pipelining:
             capabilities.append(b"PIPELINING")
+        if self._faults.hide_read or self._faults.delete_on_retr:
+            capabilities.append(b"EXPIRE 0")
         if self._server.context is not None and not self._channel.session.tls:
             capabilities.append(b"STLS")
         return tuple(capabilities)

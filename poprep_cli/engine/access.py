@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from poprep_cli.config.model import Connector
 from poprep_cli.config.secrets import resolve
@@ -14,6 +15,7 @@ from poprep_cli.engine.backoff import NONE, Rejections, paused_until, rejected
 from poprep_cli.engine.due import delay_told, delayed_until, login_delay
 from poprep_cli.engine.identity import Identity
 from poprep_cli.engine.report import ConnectorReport
+from poprep_cli.engine.state import Journal
 from poprep_cli.errors import (
     AuthenticationFailed,
     ConnectionFailed,
@@ -27,6 +29,9 @@ from poprep_cli.net.maildrop import Maildrop
 from poprep_cli.net.stop import Stop
 from poprep_cli.protocol.pop3 import Reply
 from poprep_cli.protocol.sasl.mechanism import Credentials
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
 
 # When the next login begins with other methods than the one that worked.
 AFRESH = "whenever all methods are tried, at least once a week"
@@ -43,10 +48,11 @@ class Access:
         current: status.Status,
         report: ConnectorReport,
         stop: Stop,
+        journal: Callable[[], Journal],
         *,
         force: bool,
     ) -> None:
-        """Prepare. `config` is the path of the configuration; with `force` no pause is kept."""
+        """Prepare. `config` is the path of the configuration, `journal` reads it if need be; with `force` no pause is kept."""
         self._connector = connector
         self._config = config
         self._status = current
@@ -59,8 +65,13 @@ class Access:
         self._srs_secret = ""
         self.learned: Memory | None = None
         self.maildrop: Maildrop | None = None
+        self._journal = journal
         self._identity: Identity | None = None
         self._ahead: _Ahead | None = None
+        self._rules: blake2b | None = None
+        self._expected = ""
+        self.as_expected = False
+        self.digest = ""  # of the rules and the last listing, if it was wanted
 
     def resolve(self) -> None:
         """Get the password, before anybody is contacted: a server's text may hold it from the first moment on."""
@@ -147,6 +158,9 @@ class Access:
         except TemporaryReplyError as error:
             self._tell_delay(error)
             raise
+        except PoprepError:
+            self._forget_answers()
+            raise
         self._status.last_login = clock.stamp(clock.now())
         if maildrop.capabilities:
             self._status.login_delay = login_delay(maildrop.capabilities.get("LOGIN-DELAY", ()))
@@ -158,6 +172,13 @@ class Access:
         )
         self._report.advice.extend(warning for warning in maildrop.warnings if warning not in self._report.advice)
         return maildrop
+
+    def _forget_answers(self) -> None:
+        """Have the next login ask what the server announces: with what it said before something went wrong."""
+        self._memory = self._memory.without_answers()
+        self._status.answers = None
+        if self.learned is not None:
+            self.learned = self.learned.without_answers()
 
     def _tell_delay(self, error: TemporaryReplyError) -> None:
         """Say until when the server lets nobody in, if that is known."""
@@ -172,23 +193,24 @@ class Access:
         just ended, and the server may need a moment to unlock the maildrop.
         """
         maildrop = self._arrive(self.enter_again(pipelining=True) if again else self._enter())
-        self.identity.check(maildrop)
+        if not self.as_expected:
+            self.identity.check(maildrop)
         return maildrop
+
+    def expect(self, rules: blake2b, listing: str) -> None:
+        """Have every listing digested, behind the `rules`. The next one that gives `listing` is `as_expected`, and not taken apart."""
+        self._rules, self._expected = rules, listing
 
     @property
     def identity(self) -> Identity:
-        """What gives messages their keys; known once the journal is read."""
+        """What gives messages their keys; for that the journal is read."""
         if self._identity is None:
-            raise RuntimeError("the visit has not begun")
+            self._identity = Identity(self._journal(), self._connector.server_copy, self._report)
         return self._identity
-
-    @identity.setter
-    def identity(self, identity: Identity) -> None:
-        self._identity = identity
 
     def _arrive(self, maildrop: Maildrop) -> Maildrop:
         try:
-            self.identity.listing(maildrop)
+            self._list(maildrop)
             return maildrop
         except (ConnectionFailed, RemoteProtocolError) as error:
             if not maildrop.pipelining:
@@ -199,21 +221,34 @@ class Access:
                 maildrop = self.enter_again()
             except TemporaryReplyError:
                 raise error from None  # a maildrop that is still locked is only what followed from it
-        self.identity.listing(maildrop)
+        self._list(maildrop)
         return maildrop
+
+    def _list(self, maildrop: Maildrop) -> None:
+        if self._rules is None:
+            self.identity.listing(maildrop)
+            return
+        digest = self._rules.copy()
+        expected, self._expected = self._expected, ""
+        if expected:
+            maildrop.look(digest)
+            self.as_expected = digest.hexdigest() == expected
+        if not self.as_expected:
+            self.identity.listing(maildrop, None if expected else digest)
+        self.digest = digest.hexdigest()
 
     def arrive_again(self) -> Maildrop:
         """Drop the line, log in and list anew, one command at a time. Message numbers are other ones then."""
         if self.maildrop is not None:
             self.maildrop.close()
         maildrop = self.enter_again()
-        if self.identity is None:
-            raise RuntimeError("the visit has not begun")
         self.identity.listing(maildrop)
         return maildrop
 
     def enter_again(self, *, pipelining: bool = False) -> Maildrop:
         """Log in anew after the line broke. The server may need a moment to notice that, and to unlock the maildrop."""
+        if not pipelining:
+            self._forget_answers()
         stopped = threading.Event()
         forget = self._stop.on_trip(stopped.set)
         try:

@@ -17,7 +17,7 @@ from poprep_cli.engine.plan import Step
 from poprep_cli.engine.report import ConnectorReport
 from poprep_cli.engine.state import DIGEST, LATE, Entry, Journal, is_late, message_key
 from poprep_cli.errors import RemoteProtocolError, ReplyError, TemporaryReplyError
-from poprep_cli.net.maildrop import Listed, Maildrop
+from poprep_cli.net.maildrop import Digest, Listed, Maildrop
 
 if TYPE_CHECKING:
     from poprep_cli.engine.message import Message
@@ -61,13 +61,13 @@ class Identity:
         self._without_top = False
         self._taken: Counter[bytes] = Counter()  # how many messages of this session have a key with this base
 
-    def listing(self, maildrop: Maildrop) -> list[Listed]:
-        """Take the listing of a session and return it, every message under its key.
+    def listing(self, maildrop: Maildrop, digest: Digest | None = None) -> list[Listed]:
+        """Take the listing of a session and return it, every message under its key. `digest` is continued with what the server says.
 
         Raises as `Maildrop.listing` and `headers` do, and ReplyError if the server refuses UIDL now and did not before:
         by any other key all its mail would be new.
         """
-        listed = maildrop.listing(self._journal.entries)
+        listed = maildrop.listing(self._journal.entries, digest)
         self._taken.clear()
         maildrop.recognise = self._recognises
         if maildrop.uidl_refusal is not None and listed:
@@ -164,11 +164,11 @@ class Identity:
         siblings = self._siblings()
         for base, numbers in groups.items():
             uidl = uidls[numbers[0]]
-            if likely[uidl] == numbers and len(numbers) == 1 and base not in siblings:
-                keys[numbers[0]] = uidl
+            same = siblings.get(base, ())
+            if likely[uidl] == numbers and len(numbers) > len(same):  # one of them is the mail that is known by it
+                keys[numbers.pop()] = uidl
                 self._taken[uidl] += 1
-                continue
-            keys |= zip(numbers, self._assign(base, len(numbers), siblings.get(base, ())), strict=True)
+            keys |= zip(numbers, self._assign(base, len(numbers), same), strict=True)
             self._taken[base] += len(numbers)
             if not likely[uidl]:
                 self._inherit_doubt(uidl, [keys[number] for number in numbers])

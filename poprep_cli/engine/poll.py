@@ -135,12 +135,13 @@ class _Pass:
         decided, _ = hold_back(self._visit, decided, self._connector.server_copy, tell=tell)
         tell_expiry(self._visit, maildrop)
         self._report.listed = len(listing)
-        self._report.say(
-            1 if decided.fetch or decided.delete or decided.verify else VERBOSE,
-            f"{maildrop.server}: logged in by {maildrop.method}{' over TLS' if maildrop.tls else ''}, "
-            f"{len(listing)} listed, {len(decided.fetch)} to fetch",
-        )
+        busy = decided.fetch or decided.delete or decided.verify
+        self._tell_login(maildrop, 1 if busy else VERBOSE, f"{len(decided.fetch)} to fetch")
         return decided
+
+    def _tell_login(self, maildrop: Maildrop, level: int, what: str) -> None:
+        how = f"{maildrop.method}{' over TLS' if maildrop.tls else ''}"
+        self._report.say(level, f"{maildrop.server}: logged in by {how}, {self._report.listed} listed, {what}")
 
     # ------------------------------------------------------------------ the work
 
@@ -155,25 +156,50 @@ class _Pass:
     def _work(self) -> None:
         """Held mail first, whatever becomes of the POP3 server; then what is new; then deletions and QUIT."""
         deadline = self._deadline()
-        journal = self._visit.journal
         self._held.sweep()
+        maildrop = self._access.arrive() if self._visit.recalls else None
+        if maildrop is not None and self._access.as_expected:
+            self._leave(maildrop)
+            return
         date_anew(self._visit, self._latest)
         failure = self._retry(self._deliveries().retry_held) if self._held.paths() else None
-        maildrop = reconcile(self._visit, self._access.arrive(), deadline)
+        maildrop = reconcile(self._visit, maildrop or self._access.arrive(), deadline)
+        told = len(self._report.advice)
         waiting = {item.slip.message_uidl for item in self._held.items()}
         self._begin(maildrop, waiting)
         self.plan = self._decide(maildrop, waiting)
+        idle = self._is_idle()
         rounds = Rounds(self._visit, deadline)
         another: tuple[Maildrop, Plan] | None = (maildrop, self.plan)
         while another is not None:
             failure = self._move(*another, rounds, deadline, failure)
             another = rounds.another() if failure is None else None
+        if idle and failure is None and len(self._report.advice) == told:
+            self._visit.memorize()
         self._report.advice[:] = dict.fromkeys(self._report.advice)  # each session may have told the same
         self._report.held = len(self._held.items())
-        journal.sync()
-        journal.compact()
+        self._visit.journal.sync()
+        self._visit.journal.compact()
         if failure is not None:
             raise failure
+
+    def _leave(self, maildrop: Maildrop) -> None:
+        """End a session whose listing is that of the last quiet pass: nothing has to be done about it now, either."""
+        self._report.listed = self._visit.status.quiet.listed
+        self._tell_login(maildrop, VERBOSE, "as at the last pass")
+        tell_expiry(self._visit, maildrop)
+        maildrop.quit()
+
+    def _is_idle(self) -> bool:
+        """Return whether there is nothing to do, and nothing but the listing and the journal to say so."""
+        maildrop, decided = self._access.maildrop, self._decided
+        return (
+            decided is not None
+            and not (decided.fetch or decided.delete or decided.verify or decided.oversize)
+            and maildrop is not None
+            and not maildrop.renamed
+            and not self._held.paths()
+        )
 
     def _move(
         self,

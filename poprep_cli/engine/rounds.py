@@ -7,12 +7,14 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
+from poprep_cli.engine import clock, status
 from poprep_cli.engine.due import login_delay
 from poprep_cli.engine.plan import Plan, plan
 from poprep_cli.engine.visit import Visit, survivable
-from poprep_cli.errors import PoprepError
+from poprep_cli.errors import AuthenticationFailed, PoprepError, TemporaryReplyError
 from poprep_cli.net.dialogue import VERBOSE
 from poprep_cli.net.maildrop import Maildrop
+from poprep_cli.protocol.pop3 import Reply
 
 FULL = 100  # messages read in a session: with fewer the listing was hardly a part of the mailbox (Gmail's has some hundreds)
 ROUNDS = 50  # sessions in one run at most
@@ -33,10 +35,13 @@ class Rounds:
         self._octets = 0
         self._received = 0
         self._listed: set[bytes] = set()
+        self._full_before = visit.status.full
         self.tried: set[bytes] = set()
 
     def begin(self, decided: Plan) -> None:
         """Count a session that is about to do this."""
+        if not self._count:
+            self._visit.status.full = False
         self._count += 1
         self._octets += sum(step.listed.size for step in decided.fetch)
         self._received = self._visit.report.received
@@ -50,32 +55,55 @@ class Rounds:
         pass will have.
         """
         before = self._visit.access.maildrop
-        if before is None or not self._is_worthwhile(before):
+        if before is None or not self._may_have_been_capped():
+            return None
+        self._visit.status.full = True
+        if not (self._has_room() and self._is_suspect(before)):
             return None
         self._listed |= {one.uidl for one in before.listed}
         report = self._visit.report
         try:
             maildrop = self._visit.access.arrive(again=True)
             decided = self._decide(maildrop)
+            self._remember("yes" if any(step.listed.uidl not in self._listed for step in decided.fetch) else "no")
             if decided.fetch:
                 report.listed += sum(one.uidl not in self._listed for one in maildrop.listed)
                 return maildrop, decided
             maildrop.quit()
         except PoprepError as error:
             survivable(error, self._visit.stop)
+            if _is_too_soon(error, before):
+                self._remember("delayed")
             report.say(VERBOSE, f"the next pass looks whether there is more: {error}")
         return None
 
-    def _is_worthwhile(self, maildrop: Maildrop) -> bool:
+    def _may_have_been_capped(self) -> bool:
+        """Whether the last session read so much that its listing may have been a part, and no limit of ours cut it short."""
         limits = self._visit.connector.limits
         return (
             self._visit.report.received - self._received >= FULL
-            and self._count < ROUNDS
-            and time.monotonic() < self._deadline
-            and not login_delay(maildrop.capabilities.get("LOGIN-DELAY", ()))
             and (not limits.max_messages or len(self.tried) < limits.max_messages)
             and (not limits.max_octets or self._octets < limits.max_octets)
         )
+
+    def _has_room(self) -> bool:
+        return self._count < ROUNDS and time.monotonic() < self._deadline
+
+    def _is_suspect(self, maildrop: Maildrop) -> bool:
+        """Whether anything besides the number says that the server lists a part: itself, or what is remembered.
+
+        EXPIRE 0 (RFC 2449 6.7) is how a server says that it drops, or hides, what was read. Gmail does, and announces a
+        LOGIN-DELAY that it does not keep to: that is worth one try.
+        """
+        found = status.capped(self._visit.status, clock.now())
+        capabilities = maildrop.capabilities
+        drops_read = capabilities.get("EXPIRE", ())[:1] == ("0",)
+        if found in ("no", "delayed") or (_delay(maildrop) and not drops_read):
+            return False
+        return drops_read or not capabilities or found == "yes" or self._full_before
+
+    def _remember(self, found: str) -> None:
+        status.remember_capped(self._visit.status, found, clock.now())
 
     def _decide(self, maildrop: Maildrop) -> Plan:
         visit = self._visit
@@ -94,3 +122,15 @@ class Rounds:
         )
         # What is due by its days was decided about by the first session.
         return replace(decided, delete=(), verify=())
+
+
+def _delay(maildrop: Maildrop) -> int:
+    """Return the seconds between logins that the server asks for."""
+    return login_delay(maildrop.capabilities.get("LOGIN-DELAY", ()))
+
+
+def _is_too_soon(error: PoprepError, before: Maildrop) -> bool:
+    """Whether the server keeps to its LOGIN-DELAY: by RFC 2449 8.1.1 it says so, but any refusal tells enough where it asks for one."""
+    if isinstance(error, TemporaryReplyError) and isinstance(error.reply, Reply) and error.reply.code == "LOGIN-DELAY":
+        return True
+    return bool(_delay(before)) and isinstance(error, AuthenticationFailed)

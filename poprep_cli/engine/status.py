@@ -6,20 +6,24 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from poprep_cli.engine import files
 from poprep_cli.engine.backoff import NONE, Rejections
 from poprep_cli.engine.clock import parse, stamp
+from poprep_cli.engine.quiet import NO_MEMO, Memo
 from poprep_cli.engine.retention import NO_MASS, Mass
-from poprep_cli.net.detect import Memory
+from poprep_cli.net.detect import Answers, Memory
 
 AFRESH = timedelta(days=7)
+ANSWERS = timedelta(days=1)  # so often at least a server is asked what it announces
 
 
 class Status(msgspec.Struct, omit_defaults=True):
     """When the connector was last tried, when it last went well, how the last pass ended, and how it logged in.
 
     `login_delay` is how many seconds the server wants between logins, the last of which was at `last_login`.
+    `full` says that a session of the last pass read so much that its listing may have been a part of the mailbox.
     """
 
     last_attempt: str = ""
@@ -31,9 +35,11 @@ class Status(msgspec.Struct, omit_defaults=True):
     announcements: str = ""
     mute: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
+    answers: Answers | None = None
     pop3_login: Rejections = NONE
     smtp_login: Rejections = NONE
     mass: Mass = NO_MASS
+    quiet: Memo = NO_MEMO
     last_login: str = ""
     login_delay: int = 0
     told_expiry: str = ""
@@ -43,6 +49,9 @@ class Status(msgspec.Struct, omit_defaults=True):
     untold_badmail: list[str] = []
     top: str = ""
     top_since: str = ""
+    capped: str = ""
+    capped_since: str = ""
+    full: bool = False
 
 
 def load(path: Path) -> Status:
@@ -59,12 +68,24 @@ def save(path: Path, status: Status) -> None:
 
 
 def memory(status: Status, now: datetime) -> Memory:
-    """Return what the last login teaches this one. After a week all methods are tried afresh: no lasting downgrade."""
+    """Return what the last login teaches this one. After a week all methods are tried afresh: no lasting downgrade.
+
+    What CAPA answered counts for a day.
+    """
+    if not _is_within(status.method_since, AFRESH, now):
+        return Memory()
+    answers = status.answers
+    if answers is not None and not _is_within(answers.since, ANSWERS, now):
+        answers = None
+    return Memory(status.method, status.announcements, status.mute, status.listed, answers)
+
+
+def _is_within(since: str, span: timedelta, now: datetime) -> bool:
+    """Return whether that was less than `span` ago. A time in the future says that a clock is or was wrong."""
     try:
-        fresh = timedelta(0) <= now - parse(status.method_since) < AFRESH
+        return timedelta(0) <= now - parse(since) < span
     except ValueError:
-        fresh = False
-    return Memory(status.method, status.announcements, status.mute, status.listed) if fresh else Memory()
+        return False
 
 
 def remember(status: Status, learned: Memory, now: datetime) -> None:
@@ -75,15 +96,14 @@ def remember(status: Status, learned: Memory, now: datetime) -> None:
         status.method_since = stamp(now)
     status.method, status.announcements = learned.method, learned.announcements
     status.mute, status.listed = learned.mute, learned.listed
+    status.answers = learned.answers
+    if learned.answers is not None and not learned.answers.since:
+        status.answers = replace(learned.answers, since=stamp(now))
 
 
 def top_trouble(status: Status, now: datetime) -> str:
     """Return what is wrong with the server's TOP as far as is known, "" for nothing. After a week it is tried afresh."""
-    try:
-        fresh = timedelta(0) <= now - parse(status.top_since) < AFRESH
-    except ValueError:
-        fresh = False
-    return status.top if fresh else ""
+    return status.top if _is_within(status.top_since, AFRESH, now) else ""
 
 
 def remember_top(status: Status, trouble: str, now: datetime) -> None:
@@ -92,3 +112,18 @@ def remember_top(status: Status, trouble: str, now: datetime) -> None:
         status.top = status.top_since = ""
     elif trouble != top_trouble(status, now):
         status.top, status.top_since = trouble, stamp(now)
+
+
+def capped(status: Status, now: datetime) -> str:
+    """Return what another login right after a session has found lately, "" if nothing is known. After a week it is forgotten.
+
+    "yes": mail that had not been listed; "no": none; "delayed": the server lets nobody in so soon.
+    """
+    return status.capped if _is_within(status.capped_since, AFRESH, now) else ""
+
+
+def remember_capped(status: Status, found: str, now: datetime) -> None:
+    """Note what another login has found. That there was nothing more this time does not undo that there was some before."""
+    if found == "no" and capped(status, now) == "yes":
+        return
+    status.capped, status.capped_since = found, stamp(now)

@@ -12,16 +12,13 @@ from typing import Self
 import msgspec
 
 from poprep_cli.config.model import Connector
-from poprep_cli.engine import clock, files, status
+from poprep_cli.engine import clock, files, quiet, status
 from poprep_cli.engine.access import Access
-from poprep_cli.engine.identity import Identity
 from poprep_cli.engine.report import ConnectorReport
 from poprep_cli.engine.state import Journal
 from poprep_cli.engine.store import Store
 from poprep_cli.errors import PoprepError, StateError, Stopped
 from poprep_cli.net.stop import Stop
-
-LARGE = 1 << 20  # octets of a journal, of some 6,000 messages: reading it takes a few milliseconds
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -39,7 +36,8 @@ class Visit:
     """Used as `with visit:`, which takes the lock, replays the journal, and at its end saves the status.
 
     On the way out of an error the lines to the servers are dropped, so that nothing is committed. `dry_run` takes no lock
-    and writes nothing. `smtp_opened` is for the pass to set, once the SMTP server has let us in.
+    and writes nothing. `smtp_opened` is for the pass to set, once the SMTP server has let us in. `recalls` says that
+    the first listing is compared with that of the last quiet pass, and the journal was not read for it.
     """
 
     def __init__(self, connector: Connector, surroundings: Surroundings, report: ConnectorReport, stop: Stop) -> None:
@@ -55,18 +53,38 @@ class Visit:
         self.badmail = Store(state_dir / "badmail" / name)
         self._status_path = state_dir / f"{name}.status.json"
         self.status = status.load(self._status_path)
-        self.access = Access(connector, surroundings.config_path, self.status, report, stop, force=surroundings.force)
+        self.access = Access(
+            connector,
+            surroundings.config_path,
+            self.status,
+            report,
+            stop,
+            lambda: self.journal,
+            force=surroundings.force,
+        )
         self.smtp_opened = False
+        self.recalls = False
         self._hurries = False
+        self._journal_path = state_dir / f"{name}.jsonl"
         self._journal: Journal | None = None
+        self._signature = ""  # of the journal, when it was read or put off
+        self._begun = False
         self._lock: files.Lock | None = None
 
     @property
     def journal(self) -> Journal:
-        """The journal, while the visit lasts."""
+        """The journal, while the visit lasts. It is read when it is first asked for, if `with` has not done it."""
         if self._journal is None:
-            raise RuntimeError("the visit has not begun")
+            if not self._begun:
+                raise RuntimeError("the visit has not begun")
+            self._journal = self._replayed()
         return self._journal
+
+    def _replayed(self) -> Journal:
+        journal = Journal(self._journal_path, self.mailbox)
+        if journal.skipped:
+            self.report.advice.append(f"{journal.path}: {journal.skipped} unreadable lines were skipped")
+        return journal
 
     def note_attempt(self) -> None:
         """Save that the connector was tried, before it is: a pass that is killed counts, too."""
@@ -77,9 +95,27 @@ class Visit:
     def log_in_ahead(self) -> None:
         """Have `with` log in while it reads the journal, if that is a large one: servers take as long to look at large mailboxes.
 
-        For who is going to log in in any case. Held mail comes first, so with any there is no login ahead of it.
+        Where a memo of the last pass holds the journal is not read, until the listing is another one. For a pass, which
+        is going to log in in any case. Held mail comes first, so with any there is neither.
         """
         self._hurries = True
+
+    def _recalls(self) -> bool:
+        """Have the listing compared with that of the last quiet pass. Return whether there is anything to compare it with."""
+        recalled = quiet.recall(self.status.quiet, self._signature, self.began, self.status.latest)
+        if self.surroundings.force or self.surroundings.rescan or self.surroundings.dry_run:
+            recalled = ""
+        self.access.expect(quiet.digest_of_rules(self.connector), recalled)
+        return bool(recalled)
+
+    def memorize(self) -> None:
+        """Keep a memo for the next pass: nothing was to be done about the listing, by what is in the journal."""
+        changed = self._signature != quiet.signature(self._journal_path)
+        if not self.access.digest or changed or self.journal.skipped:  # of what was skipped every pass tells
+            return
+        until = quiet.lasts_until(self.journal.entries, self.connector, self.began)
+        listed = self.report.listed
+        self.status.quiet = quiet.Memo(self.access.digest, self._signature, clock.stamp(self.began), until, listed)
 
     def save_status(self) -> None:
         """Replace the status file, so that what is known by now outlives a kill."""
@@ -91,22 +127,18 @@ class Visit:
             files.make_folder(state_dir)
             self._lock = files.Lock(state_dir / f"{name}.lock", f"connector {name}")
         try:
-            path = state_dir / f"{name}.jsonl"
-            ahead = self._hurries and _is_large(path) and not self.held.paths()
-            if ahead:
-                if not self.surroundings.dry_run:
-                    self.note_attempt()
-                self.access.resolve()
+            self._begun = True
+            self._signature = quiet.signature(self._journal_path)
+            ahead = self._hurries and bool(self._signature) and not self.held.paths()
+            if ahead and not self.surroundings.dry_run:
+                self.note_attempt()
+            self.access.resolve()
+            self.recalls = ahead and self._recalls()
+            if ahead and not self.recalls:
                 self.access.begin()
-            self._journal = Journal(path, self.mailbox)
-            if self._journal.skipped:
-                self.report.advice.append(
-                    f"{self._journal.path}: {self._journal.skipped} unreadable lines were skipped"
-                )
-            self.access.identity = Identity(self._journal, self.connector.server_copy, self.report)
-            if not ahead:
-                self.access.resolve()
-        except PoprepError as error:
+            if not self.recalls:
+                self._journal = self._replayed()
+        except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
         return self
@@ -125,13 +157,6 @@ class Visit:
         finally:
             if self._lock is not None:
                 self._lock.release()
-
-
-def _is_large(journal: Path) -> bool:
-    try:
-        return journal.stat().st_size >= LARGE
-    except OSError:
-        return False
 
 
 def survivable(error: PoprepError, stop: Stop) -> PoprepError:

@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import msgspec
+from msgspec.structs import replace
 
 from poprep_cli.config.model import Pop3
 from poprep_cli.errors import RemoteProtocolError
 from poprep_cli.net.link import Link
 from poprep_cli.protocol import pop3 as commands
 from poprep_cli.protocol.sasl import methods
-from poprep_cli.protocol.sasl.methods import SASL, announced
-from poprep_cli.protocol.wire import CRLF
+from poprep_cli.protocol.sasl.methods import REVERSIBLE, SASL, announced
+from poprep_cli.protocol.wire import CRLF, printable
+
+GREETING = 200  # characters of a greeting that are remembered
+REMEMBERED = 4096  # characters of capabilities that are: no server has a tenth of it to say
 
 
 class Detected(msgspec.Struct):
     """What one connection's server said in its present state. `capabilities` is None where CAPA was not answered.
 
     `listed` are the lines of the AUTH listing, None where there was none; `replies` is the first line of each answer.
+    `recalled` says that the server was not asked: it is what it said at an earlier login.
     """
 
     capabilities: dict[str, tuple[str, ...]] | None = None
     sources: dict[str, Collection[str]] = msgspec.field(default_factory=dict)
     listed: tuple[str, ...] | None = None
     replies: dict[str, str] = msgspec.field(default_factory=dict)
+    recalled: bool = False
 
     @property
     def user_capability(self) -> bool | None:
@@ -32,20 +38,37 @@ class Detected(msgspec.Struct):
         return None if self.capabilities is None else "USER" in self.capabilities
 
 
+class Answers(msgspec.Struct, frozen=True):
+    """What CAPA answered in the state in which a login worked, after TLS if there was any, behind which `greeting`.
+
+    `since` is for who keeps it: when that was.
+    """
+
+    greeting: str
+    capabilities: dict[str, tuple[str, ...]]
+    since: str = ""
+
+
 class Memory(msgspec.Struct, frozen=True):
     """What the last login teaches: the method that worked, under which announcements, and what not to ask.
 
     `mute` are the questions that the server hangs or hangs up on, and the type of channel binding that it does not know;
-    `listed` are the methods that AUTH without argument listed.
+    `listed` are the methods that AUTH without argument listed. With `answers` that method is tried without asking for CAPA.
     """
 
     method: str = ""
     announcements: str = ""
     mute: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
+    answers: Answers | None = None
+
+    def without_answers(self) -> Memory:
+        """Return what is left if CAPA is to be asked again."""
+        return replace(self, answers=None)
 
 
 NO_MEMORY = Memory()
+_TLS = "; TLS"  # the end of announcements that were made in TLS
 
 
 class Detector:
@@ -59,9 +82,7 @@ class Detector:
 
     def capa(self, link: Link) -> Detected:
         """Ask for CAPA, look at the welcome, and forget what was known. Raises ConnectionFailed with `asking` set."""
-        detected = Detected()
-        if "welcome" in self._pop3.detect and commands.timestamp(link.greeting):
-            detected.sources["welcome"] = ("apop",)
+        detected = self._welcome(link)
         if "capa" not in self._pop3.detect or "CAPA" in self.mute:
             return detected
         self.asking = "CAPA"
@@ -74,6 +95,44 @@ class Detector:
             detected.capabilities = commands.parse_capabilities(reply.block)
             detected.sources["CAPA"] = announced(detected.capabilities.get("SASL", ()))
         return detected
+
+    def _welcome(self, link: Link) -> Detected:
+        detected = Detected()
+        if "welcome" in self._pop3.detect and commands.timestamp(link.greeting):
+            detected.sources["welcome"] = ("apop",)
+        return detected
+
+    def recall(self, link: Link) -> Detected | None:
+        """Return what the server said at an earlier login, in place of asking, or None if it has to be asked.
+
+        That is good for trying the method that worked then, and no other: under the same greeting, settings and TLS.
+        One that gives the password away is never sent over a line that is not encrypted without asking.
+        """
+        answers = self._memory.answers
+        if answers is None or not self._greets_as(answers, link) or "capa" not in self._pop3.detect:
+            return None
+        detected = self._welcome(link)
+        detected.recalled = True
+        detected.capabilities = answers.capabilities
+        detected.sources["CAPA"] = announced(answers.capabilities.get("SASL", ()))
+        method = self.preferred(link, detected)
+        if not method or (method in REVERSIBLE and not self.surroundings(link, detected).encrypted):
+            return None
+        return detected
+
+    def knows_stls(self, link: Link) -> bool:
+        """Return whether STLS worked at an earlier login and is worth trying before CAPA is asked."""
+        answers = self._memory.answers
+        return answers is not None and self._memory.announcements.endswith(_TLS) and self._greets_as(answers, link)
+
+    def _greets_as(self, answers: Answers, link: Link) -> bool:
+        return answers.greeting == self._greeting(link)
+
+    def _greeting(self, link: Link) -> str:
+        """Return who greets and how, as a text to compare: without the timestamp, and words with digits, which come and go."""
+        text = link.greeting.text.replace(commands.timestamp(link.greeting) or b"<>", b"<>")
+        words = (word for word in text.split() if word == word.translate(None, b"0123456789"))
+        return printable(f"{self._pop3.address} {b' '.join(words).decode('utf-8', 'backslashreplace')}", GREETING)
 
     def asks_auth(self, link: Link, detected: Detected) -> bool:
         """Return whether AUTH without argument is worth its round trip: whether it may tell more than CAPA has."""
@@ -114,10 +173,21 @@ class Detector:
     def learned(self, link: Link, detected: Detected, method: str) -> Memory:
         """Return what a login by `method` teaches the next one."""
         listed = tuple(sorted(detected.sources.get("AUTH", ())))
-        return Memory(method, self.announcements(link, detected), tuple(sorted(self.mute)), listed)
+        answers = self._memory.answers if detected.recalled else self._answers(link, detected)
+        return Memory(method, self.announcements(link, detected), tuple(sorted(self.mute)), listed, answers)
+
+    def _answers(self, link: Link, detected: Detected) -> Answers | None:
+        if detected.capabilities is None:
+            return None
+        said = sum(len(name) + sum(map(len, words)) for name, words in detected.capabilities.items())
+        return Answers(self._greeting(link), detected.capabilities) if said <= REMEMBERED else None
+
+    def forget_answers(self) -> None:
+        """Ask for CAPA from now on."""
+        self._memory = self._memory.without_answers()
 
     def forget(self) -> None:
-        """Prefer nothing any more: what worked last time has failed."""
+        """Prefer nothing any more, and ask for everything: what worked last time has failed."""
         self._memory = NO_MEMORY
 
     def preferred(self, link: Link, detected: Detected) -> str:
@@ -128,7 +198,7 @@ class Detector:
         """Return what CAPA and the welcome announce and what is enabled, as a text to compare with the next time's."""
         sources = [f"{name} {' '.join(sorted(detected.sources.get(name, ())))}" for name in ("CAPA", "welcome")]
         enabled = [*self._pop3.auth, *self._pop3.detect, self._pop3.clear_text]
-        return "; ".join((*sources, " ".join(sorted(enabled)), "TLS" if link.stream.tls else "clear"))
+        return "; ".join((*sources, " ".join(sorted(enabled)))) + (_TLS if link.stream.tls else "; clear")
 
     def surroundings(self, link: Link, detected: Detected) -> methods.Surroundings:
         """Return what decides about a method besides its announcement."""

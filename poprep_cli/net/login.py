@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec.structs import replace
 
 from poprep_cli.config.model import Pop3
 from poprep_cli.errors import (
@@ -13,7 +12,6 @@ from poprep_cli.errors import (
     PoprepError,
     RemoteProtocolError,
     ReplyError,
-    TemporaryReplyError,
     TlsError,
 )
 from poprep_cli.net import tls
@@ -21,6 +19,7 @@ from poprep_cli.net.authenticate import Trial, Turn, exchange, mechanisms
 from poprep_cli.net.detect import NO_MEMORY, Detected, Detector, Memory
 from poprep_cli.net.dialogue import SILENT, Dialogue
 from poprep_cli.net.link import Link
+from poprep_cli.net.refusal import raise_if_for_now, refuse_greeting
 from poprep_cli.net.stop import Stop
 from poprep_cli.protocol import pop3 as commands
 from poprep_cli.protocol.pop3 import Reply
@@ -28,8 +27,6 @@ from poprep_cli.protocol.sasl.mechanism import Credentials
 from poprep_cli.protocol.sasl.methods import REVERSIBLE, Candidate, candidates, described, misses_binding
 
 INITIAL_RESPONSE = 255 - 2  # octets of the whole AUTH command without its CRLF (RFC 2449 4, RFC 5034 4)
-
-_FOR_NOW = ("IN-USE", "LOGIN-DELAY", "SYS/TEMP")  # RFC 2449 8.1, RFC 3206
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -99,7 +96,7 @@ class _Attempt:
         self._dialogue = dialogue
         self._trial = trial
         self._credentials = Credentials(pop3.user, password, pop3.domain, pop3.workstation)
-        self._detector = Detector(pop3, memory)
+        self._detector = Detector(pop3, memory if trial is None else memory.without_answers())
         self._link: Link | None = None
         self._detected = Detected()
         self._clear = False  # "wanted" TLS was tried and could not be had
@@ -110,6 +107,7 @@ class _Attempt:
         self._told: tuple[str, str] | None = None
         self._turns = 0  # round trips of the method that is tried
         self._garbage: RemoteProtocolError | None = None
+        self._alarm: TlsError | None = None  # the server saw an attack in our not knowing what it announces now
 
     def run(self) -> Session:
         """Try one method after the other."""
@@ -124,11 +122,24 @@ class _Attempt:
                 self._trial.candidates = found
                 self._trial.announcements = self._detector.announcements(link, self._detected)
             candidate = self._choose(found)
+            if self._detected.recalled and (candidate is None or candidate.method != preferred):
+                self._detector.forget()  # what is remembered is good for no other method
+                continue
+            if self._alarm is not None and not (candidate is not None and candidate.method.endswith("-plus")):
+                raise self._alarm
             if candidate is None:
                 raise self._failed(found)
             self._dialogue.tell(f"logging in by {candidate.method}")
             self._turns = 0
-            reply = self._try(link, candidate)
+            try:
+                reply = self._try(link, candidate)
+            except TlsError as error:
+                if not self._detected.recalled or candidate.method.endswith("-plus"):
+                    raise
+                self._alarm = error  # unless the server has taken up -PLUS since, it is one
+                self._detector.forget()
+                self.close()
+                continue
             self._note(reply)
             if candidate.method == preferred and (reply is None or not reply.ok):
                 self._detector.forget()
@@ -162,8 +173,8 @@ class _Attempt:
     def _tell(self, found: tuple[Candidate, ...]) -> None:
         """Tell the transcript what was announced and what follows from it, if it is not what was told before."""
         sources = self._detected.sources
-        if "AUTH" not in self._detected.replies:
-            sources = {name if name != "AUTH" else "AUTH last time": methods for name, methods in sources.items()}
+        asked = {"welcome", *self._detected.replies}
+        sources = {name if name in asked else f"{name} last time": methods for name, methods in sources.items()}
         told = described(sources, found)
         if told != self._told:
             self._told = told
@@ -195,6 +206,8 @@ class _Attempt:
         while True:
             try:
                 link = self._link or self._connect()
+                if self._detected.recalled and not self._detector.preferred(link, self._detected):
+                    self._detected = self._detector.capa(link)  # the short way has failed
                 self._detector.auth_list(link, self._detected)
                 return link
             except ConnectionFailed as error:
@@ -221,44 +234,53 @@ class _Attempt:
         self._link = link = Link(self._pop3, self._stop, self._dialogue)
         link.mask(self._credentials.password.encode())
         refuse_greeting(link)
-        self._detected = self._detector.capa(link)
-        if not (self._pop3.ssl or self._pop3.tls == "off" or self._clear):
+        if self._pop3.ssl or self._pop3.tls == "off" or self._clear:
+            self._detect(link)
+        else:
             self._start_tls(link)
         return link
 
+    def _detect(self, link: Link) -> None:
+        """Ask what the server announces, unless its last answer still holds."""
+        recalled = self._detector.recall(link)
+        if recalled is not None:
+            self._dialogue.tell("not asking for CAPA: less than a day ago it was answered, behind the same greeting")
+        self._detected = recalled or self._detector.capa(link)
+
     def _start_tls(self, link: Link) -> None:
-        server, capabilities = link.stream.server, self._detected.capabilities
+        server = link.stream.server
+        if self._detector.knows_stls(link):
+            if self._ask_for_tls(link).ok:
+                self._detect(link)
+                return
+            self._detector.forget_answers()
+        self._detected = self._detector.capa(link)
+        capabilities = self._detected.capabilities
         if capabilities is not None and "STLS" not in capabilities:
             self._without_tls(f"{server} does not offer STLS")
             return
+        reply = self._ask_for_tls(link)
+        if not reply.ok:
+            self._without_tls(f"{server} refused STLS: {reply}")
+            return
+        self._detect(link)  # what was said in the clear is void (RFC 2595 4)
+
+    def _ask_for_tls(self, link: Link) -> Reply:
+        """Return the answer to STLS; behind a good one the line is encrypted. Raises TlsError, RemoteProtocolError."""
+        server = link.stream.server
         try:
-            reply = link.start_tls()
+            return link.start_tls()
         except ConnectionFailed as error:
             raise TlsError(f"{server} did not go on after STLS: {error}") from error
         except RemoteProtocolError as error:
             if self._pop3.tls != "wanted":
                 raise
             raise TlsError(f"TLS did not begin after STLS: {error}") from error
-        if not reply.ok:
-            self._without_tls(f"{server} refused STLS: {reply}")
-            return
-        self._detected = self._detector.capa(link)  # what was said in the clear is void (RFC 2595 4)
 
     def _certificate(self) -> bytes | None:
-        """Return the certificate that the server shows, trusted or not. Nothing is said but STLS."""
-        pop3 = replace(
-            self._pop3,
-            tls_settings=tls.unverified(self._pop3.tls_settings),
-            timeout=min(self._pop3.timeout, tls.CERTIFICATE_TIMEOUT),
-        )
-        self._dialogue.tell("connecting once more, only to read the certificate that is not trusted")
-        link = Link(pop3, self._stop, self._dialogue)
-        try:
-            if not pop3.ssl:
-                link.start_tls()
-            return link.stream.certificate()
-        finally:
-            link.close()
+        from poprep_cli.net.untrusted import shown_certificate
+
+        return shown_certificate(self._pop3, self._stop, self._dialogue)
 
     def _without_tls(self, why: str) -> None:
         if self._pop3.tls == "wanted":
@@ -346,7 +368,7 @@ class _Attempt:
     def _weigh(self, reply: Reply, link: Link, candidate: Candidate) -> None:
         """Take note of a refusal. Raises TemporaryReplyError or ReplyError for one that is not about the credentials."""
         server = link.stream.server
-        _raise_if_for_now(reply, server)
+        raise_if_for_now(reply, server)
         if reply.code == "SYS/PERM":
             raise ReplyError(
                 f"{server} can't let anybody in: {reply}", reply=reply, hint="this is for the server's administrator"
@@ -375,19 +397,4 @@ class _Attempt:
         return AuthenticationFailed(
             f"no enabled method can log in to {server} as {user}: {'; '.join((*tried, *skipped))}",
             hint="poprep config show tells which methods are enabled (pop3.auth)",
-        )
-
-
-def refuse_greeting(link: Link) -> None:
-    """Raise TemporaryReplyError or ReplyError if the greeting is not +OK."""
-    if not link.greeting.ok:
-        _raise_if_for_now(link.greeting, link.stream.server)
-        raise ReplyError(f"{link.stream.server} refused the connection: {link.greeting}", reply=link.greeting)
-
-
-def _raise_if_for_now(reply: Reply, server: str) -> None:
-    text = reply.text.lower()
-    if reply.code in _FOR_NOW or (not reply.code and any(word in text for word in (b"lock", b"in use", b"busy"))):
-        raise TemporaryReplyError(
-            f"{server} can't let us in for now: {reply}", reply=reply, hint="the next pass tries again"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from typing import Protocol
 
 import msgspec
 
@@ -20,6 +21,7 @@ from poprep_cli.protocol.pop3 import Reply
 from poprep_cli.protocol.wire import CRLF, MAX_LINE, printable
 
 MAX_MESSAGES = 1_000_000
+MAX_LISTING = 64 << 20  # octets of one answer that is kept whole: a million lines with UIDLs of 50
 MAX_UIDL = 4096  # RFC 1939 7 says 70 characters; servers have been seen with far more
 WINDOW_MESSAGES = 256
 WINDOW_OCTETS = 4 << 20
@@ -32,6 +34,13 @@ BATCH = 4096  # lines of a listing that are taken apart at once
 GROUP = (
     1000  # DELEs in one write: 12 KB, which every socket buffer takes, so that it never waits for a server that writes
 )
+
+
+class Digest(Protocol):
+    """A digest that is continued with more octets, as hashlib has them."""
+
+    def update(self, data: bytes, /) -> None:
+        """Continue."""
 
 
 class Listed(msgspec.Struct, frozen=True, gc=False):
@@ -66,6 +75,7 @@ class Maildrop:
         self.memory = session.memory
         self.warnings = session.warnings
         self.listed: list[Listed] = []
+        self._answers: list[tuple[Reply, list[bytes]]] = []  # to UIDL and LIST, not taken apart yet
         self.uidl_refusal: Reply | None = None
         self.recognise: Callable[[Listed, bytes], bool] = lambda _listed, _header: False
         self.reading: Listed | None = None  # the message that is being received
@@ -74,22 +84,50 @@ class Maildrop:
         self.capabilities = session.capabilities or {}
         self.pipelining = pipelining and pop3.pipelining == "auto" and "PIPELINING" in self.capabilities
 
-    def listing(self, known: Iterable[bytes] = ()) -> list[Listed]:
+    def look(self, digest: Digest) -> None:
+        """Have the mail listed, and continue `digest` with what was answered. `listing` takes it apart, if need be.
+
+        Raises as `listing`, of what comes over the line.
+        """
+        self._answers = [(reply, self._bounded(parts)) for reply, parts in self._listed_by_server(digest)]
+
+    def _bounded(self, parts: Iterable[bytes]) -> list[bytes]:
+        kept: list[bytes] = []
+        octets = 0
+        for part in parts:
+            octets += len(part)
+            if octets > MAX_LISTING:
+                raise RemoteProtocolError(f"{self.server} sent a listing of more than {MAX_LISTING >> 20} MiB")
+            kept.append(part)
+        return kept
+
+    def listing(self, known: Iterable[bytes] = (), digest: Digest | None = None) -> list[Listed]:
         """Return what the server lists, in its order. Raises ReplyError, RemoteProtocolError, ConnectionFailed.
 
         Messages that only UIDL or only LIST names (mail that arrived in between) are left out; what UIDL passes over has
         no UIDL. If it is refused (`uidl_refusal`) no message has one. A UIDL that is among those `known` is the same object:
-        of hundreds of thousands one set is enough.
+        of hundreds of thousands one set is enough. `digest` is continued with the answers.
         """
-        if self.pipelining:
-            self._link.send(commands.UIDL, commands.LIST)
-            named = self._named(self._link.reply(), known)
-            self.listed = self._sized(self._link.reply(), *named)
-        else:
-            named = self._named(self._link.ask(commands.UIDL), known)
-            self.listed = self._sized(self._link.ask(commands.LIST), *named)
+        answers = iter(self._answers or self._listed_by_server(digest))
+        self._answers = []
+        named = self._named(*next(answers), known)
+        self.listed = self._sized(*next(answers), *named)
         self._places.clear()
         return self.listed
+
+    def _listed_by_server(self, digest: Digest | None) -> Iterator[tuple[Reply, Iterable[bytes]]]:
+        """Yield the answers to UIDL and LIST with their blocks, each to be read to its end before the next."""
+        if self.pipelining:
+            self._link.send(commands.UIDL, commands.LIST)
+        for command in (commands.UIDL, commands.LIST):
+            reply = self._link.reply() if self.pipelining else self._link.ask(command)
+            yield reply, self._digested(reply, digest) if reply.ok else ()
+
+    def _digested(self, reply: Reply, digest: Digest | None) -> Iterator[bytes]:
+        for part in self._link.parts(reply):
+            if digest is not None:
+                digest.update(part)
+            yield part
 
     def rename(self, keys: Mapping[int, bytes]) -> None:
         """Put other words in place of the UIDLs of some messages, by number: the UIDL, CRLF, and what makes it unique."""
@@ -253,7 +291,7 @@ class Maildrop:
     def _has_room(self, messages: int, octets: int) -> bool:
         return not messages or (self.pipelining and messages < WINDOW_MESSAGES and octets < WINDOW_OCTETS)
 
-    def _named(self, reply: Reply, known: Iterable[bytes]) -> tuple[list[int], list[bytes]]:
+    def _named(self, reply: Reply, parts: Iterable[bytes], known: Iterable[bytes]) -> tuple[list[int], list[bytes]]:
         """Return the numbers and the UIDLs of what UIDL lists."""
         self.uidl_refusal = None if reply.ok else reply
         numbers: list[int] = []
@@ -262,7 +300,7 @@ class Maildrop:
             return numbers, uidls
         own: dict[bytes, bytes] = dict.fromkeys(known, b"")  # its room at once: growing would cost half as much again
         own.update(zip(own, own, strict=True))
-        for some, words in self._numbered(reply):
+        for some, words in self._numbered(reply, parts):
             if max(map(len, words), default=0) > MAX_UIDL:
                 number, uidl = next(pair for pair in zip(some, words, strict=True) if len(pair[1]) > MAX_UIDL)
                 raise RemoteProtocolError(f"{self.server} sent a UIDL of {len(uidl)} octets for message {number}")
@@ -270,14 +308,14 @@ class Maildrop:
             uidls += map(own.get, words, words)
         return numbers, uidls
 
-    def _sized(self, reply: Reply, named: list[int], uidls: list[bytes]) -> list[Listed]:
+    def _sized(self, reply: Reply, parts: Iterable[bytes], named: list[int], uidls: list[bytes]) -> list[Listed]:
         """Return what LIST lists, with the UIDLs of what was `named`: both answers mostly go in step."""
         if not reply.ok:
             raise ReplyError(f"{self.server} refused LIST: {reply}", reply=reply)
         numbers: list[int] = []
         sizes: list[int] = []
         share = {0: 0}.setdefault  # equal ones are one object, too
-        for some, words in self._numbered(reply):
+        for some, words in self._numbered(reply, parts):
             found = _sizes(words)
             alike = named[len(numbers) : len(numbers) + len(some)]
             numbers += alike if alike == some else some  # the same objects, wherever they go in step
@@ -301,11 +339,11 @@ class Maildrop:
                 found.append(Listed(number, others.get(number, b""), size))
         return found
 
-    def _numbered(self, reply: Reply) -> Iterator[tuple[list[int], list[bytes]]]:
+    def _numbered(self, reply: Reply, parts: Iterable[bytes]) -> Iterator[tuple[list[int], list[bytes]]]:
         """Yield the numbers in the lines of a listing and what follows them, part by part: one line at a time is too slow."""
         rest = b""
         count = 0
-        for part in self._link.parts(reply):
+        for part in parts:
             lines = (rest + part).split(CRLF)
             rest = lines.pop()
             if len(rest) > MAX_LINE:

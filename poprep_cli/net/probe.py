@@ -19,9 +19,9 @@ from poprep_cli.net.certificate import read_certificate
 from poprep_cli.net.detect import NO_MEMORY, Detected, Detector
 from poprep_cli.net.dialogue import SILENT, Dialogue
 from poprep_cli.net.link import Link
-from poprep_cli.net.login import refuse_greeting
 from poprep_cli.net.probe_found import Answers, Pop3Found, TlsFound, methods_of
 from poprep_cli.net.probe_login import login_steps, warn
+from poprep_cli.net.refusal import refuse_greeting
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import Stream
 from poprep_cli.protocol import pop3 as commands

@@ -92,7 +92,7 @@ class Mailbox:
         self.offers_top = top
         self.recognise: Callable[[Listed, bytes], bool] = lambda _listed, _header: False
 
-    def listing(self, known: Iterable[bytes] = ()) -> list[Listed]:
+    def listing(self, known: Iterable[bytes] = (), digest: object = None) -> list[Listed]:
         return self.listed
 
     def headers(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:

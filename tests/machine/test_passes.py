@@ -29,7 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from poprep_cli.config.load import load
 from poprep_cli.embedded.pop3 import Pop3Faults, Pop3Server
 from poprep_cli.embedded.smtp import Delivered, SmtpFaults, SmtpServer
-from poprep_cli.engine import access, clock
+from poprep_cli.engine import access, clock, quiet
 from poprep_cli.engine.kept import Retry
 from poprep_cli.engine.poll import poll
 from poprep_cli.engine.purge import Purge
@@ -122,6 +122,7 @@ class Passes(RuleBasedStateMachine):
         recipients=st.integers(1, 2),
         uidls=st.sampled_from(("good", "good", "good", "blank", "double")),
         copy=st.sampled_from(COPIES),
+        memos=st.booleans(),
     )
     def begin(
         self,
@@ -135,7 +136,9 @@ class Passes(RuleBasedStateMachine):
         recipients: int,
         uidls: str,
         copy: dict[str, Any],
+        memos: bool,
     ) -> None:
+        quiet.LARGE = 1 if memos else 1 << 20
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.state = self.folder / "state"
         self.hide_read = hide_read and uidls != "double"  # of two with one UIDL the second must not come alone

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from poprep_cli.engine import access, visit
+from poprep_cli.engine import access, quiet
 from tests.poll.world import World
 
 
@@ -20,7 +20,7 @@ def logins(monkeypatch) -> list[threading.Thread]:
         begin(self, log_in)
         begun.append(self._thread)
 
-    monkeypatch.setattr(visit, "LARGE", 1)
+    monkeypatch.setattr(quiet, "LARGE", 1)
     monkeypatch.setattr(access._Ahead, "__init__", noting)
     return begun
 

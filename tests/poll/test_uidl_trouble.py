@@ -318,3 +318,16 @@ def test_without_top_a_twin_that_was_not_read_is_not_taken_for_the_deleted_one(w
     world.poll().ended(0)
     assert world.arrived == [ONE, ONE]
     assert world.pop3.maildrop.mail() == ()
+
+
+def test_a_twin_under_the_uidl_of_mail_that_is_known(world: World) -> None:
+    world.leave_copy = True
+    first, second = letter(1), letter(2)
+    world.mail(first, second)
+    world.poll().ended(0)
+    world.pop3.maildrop.replace([Mail(b"u1", first), Mail(b"u2", second), Mail(b"u1", first)])
+    world.sent.append(first)
+    world.poll().ended(0)
+    assert world.arrived == [first, second, first]
+    world.poll().ended(0)
+    assert len(world.arrived) == 3
