@@ -73,6 +73,7 @@ WORKLOADS = (
         smtp_round_trip=ROUND_TRIP,
         chunking=False,
         alone=True,
+        options={"connections = 8": {"connections": 8}},
     ),
     Workload("W3", "20 x 25 MB on loopback", messages=20, octets=25_000_000),
     Workload("W4a", "nothing new among 5,000 kept messages", LIST, kept=5_000),

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
-from msgspec.structs import fields, replace
+from msgspec.structs import FieldInfo, fields, replace
 
 from poprep_cli.protocol.sasl.methods import POP3_DEFAULT, SMTP_DEFAULT, WORKSTATION, Pop3Method, SmtpMethod
 
@@ -121,6 +121,7 @@ InFlight = Annotated[
     Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=64)],
     msgspec.Meta(description='"auto", or a whole number from 1 to 64'),
 ]
+Connections = Annotated[int, msgspec.Meta(ge=1, le=16, description="a whole number from 1 to 16")]
 Hops = Annotated[int, msgspec.Meta(ge=1, le=1000, description="a whole number from 1 to 1000")]
 SecondsLimit = Annotated[
     int, msgspec.Meta(ge=0, le=31_536_000, description="whole seconds, 0 (no limit) to 31536000 (a year)")
@@ -213,7 +214,8 @@ class Smtp(msgspec.Struct, frozen=True, kw_only=True):
     helo: Helo | None = None
     timeout: Seconds = 60.0
     data_timeout: Seconds = 600.0  # RFC 5321 4.5.3.2.6
-    max_in_flight: InFlight = "auto"  # messages
+    connections: Connections = 1  # at once
+    max_in_flight: InFlight = "auto"  # messages, in each of them
 
 
 class ServerCopy(msgspec.Struct, frozen=True, kw_only=True):
@@ -325,7 +327,7 @@ class Key(msgspec.Struct, frozen=True):
 def keys(table: type[msgspec.Struct]) -> dict[str, Key]:
     """Return the keys that the file may have in this table, without the tables below it."""
     found: dict[str, Key] = {}
-    for field in fields(table):
+    for field in _fields(table):
         if field.type is TlsSettings:
             found |= {f"tls_{name}": replace(key, field=(field.name, name)) for name, key in keys(TlsSettings).items()}
         elif not _is_table(field.type) and (table, field.name) not in _NOT_IN_THE_FILE:
@@ -337,7 +339,12 @@ def keys(table: type[msgspec.Struct]) -> dict[str, Key]:
 @cache
 def tables(table: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
     """Return the tables that the file may have below this one: pop3, smtp, ... below a connector."""
-    return {field.encode_name: field.type for field in fields(table) if _is_table(field.type)}
+    return {field.encode_name: field.type for field in _fields(table) if _is_table(field.type)}
+
+
+@cache
+def _fields(table: type[msgspec.Struct]) -> tuple[FieldInfo, ...]:
+    return fields(table)  # which takes its time: it evaluates every annotation
 
 
 def _is_table(kind: object) -> bool:

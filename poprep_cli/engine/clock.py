@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
 def now() -> datetime:
@@ -18,9 +20,31 @@ def exact() -> datetime:
     return datetime.now(UTC)
 
 
+class Ticks:
+    """The time for who asks for it many times a second. Whether tests have set it is looked at once."""
+
+    __slots__ = ("_is_set", "_last", "_second")
+
+    def __init__(self) -> None:
+        self._is_set = os.environ.get("POPREP_TESTING") == "1"
+        self._second = -1
+        self._last = now()
+
+    def now(self) -> datetime:
+        """Return what `now` does: the same object for as long as the second lasts."""
+        if self._is_set:
+            return now()
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._last = second, datetime.fromtimestamp(second, UTC)
+        return self._last
+
+
+@lru_cache(maxsize=16)
 def stamp(moment: datetime) -> str:
     """Return a moment as state files write it: RFC 3339 in UTC, such as 2026-11-23T09:41:00Z."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{utc.isoformat()[:19]}Z"
 
 
 def parse(text: str) -> datetime:

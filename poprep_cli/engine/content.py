@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from poprep_cli.config.model import Delivery
 from poprep_cli.engine.envelope import Trace
-from poprep_cli.engine.message import Message, header_fields
+from poprep_cli.engine.message import Message
 
 
 class Objection(NamedTuple):
@@ -40,7 +40,7 @@ def objection(message: Message, settings: Delivery, trace: Trace) -> Objection |
 
 def hops(message: Message) -> int:
     """Return how many `Received` fields are in the header, in the first 256 KiB of it (RFC 5321 6.3)."""
-    return sum(name == b"received" for name, _ in header_fields(message.head))
+    return sum(name == b"received" for name, _ in message.fields)
 
 
 def remarks(message: Message, extensions: Container[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Delivery: hands messages to SMTP, several at once where that is allowed, and has each outcome filed.
+"""Delivery: hands messages to SMTP, through several sessions where that is wanted, and has each outcome filed.
 
 The order of events is the promise: a `sending` record before the end of data, `delivered` on its 2xx and before another
 end of data may leave; what is held is durable before the POP3 session may end.
@@ -17,6 +17,7 @@ from poprep_cli.engine.judgement import Judgement
 from poprep_cli.engine.known import met_before
 from poprep_cli.engine.letters import Job, Letters
 from poprep_cli.engine.message import Message
+from poprep_cli.engine.sessions import BREAKS, Session, Sessions
 from poprep_cli.engine.store import Item
 from poprep_cli.engine.visit import Visit
 from poprep_cli.errors import (
@@ -27,14 +28,7 @@ from poprep_cli.errors import (
     Stopped,
     TemporaryReplyError,
 )
-from poprep_cli.net.dialogue import Dialogue
-from poprep_cli.net.submission import Submission
-from poprep_cli.net.transaction import Letter, Outcome
-from poprep_cli.protocol.wire import PART_OCTETS
-
-BREAKS = 3  # sessions in a row that broke: it is not the messages
-NEAR = 0.002  # seconds of a round trip, below which more than one message in flight buys nothing
-FAR_IN_FLIGHT = 8  # messages, beyond that
+from poprep_cli.net.transaction import Outcome
 
 Following = Callable[[bool], Job | None]
 
@@ -44,61 +38,39 @@ class Delivery:
 
     def __init__(self, visit: Visit) -> None:
         """Prepare; nothing is contacted."""
-        self._smtp = visit.connector.smtp
         self._journal = visit.journal
         self._held = visit.held
         self._report = visit.report
         self._stop = visit.stop
-        self._credentials = visit.access.smtp_credentials
         self._letters = Letters(visit)
         self._filing = Filing(visit)
         self._judgement = Judgement(self._filing)
-        self._submission: Submission | None = None
-        self.opened = False  # whether the SMTP server has let us in
-        self._careful = False  # one command at a time: a session broke
-        self._alone = False  # one message at a time: what broke a session before must take no other into doubt with it
+        self._sessions = Sessions(visit)
         self._deadline = time.monotonic() + (visit.connector.limits.max_seconds or float("inf"))
-        self._on_the_way: deque[Job] = deque()
         self._again: deque[Job] = deque()  # what a session could not take, for the next one
         self._suspects: list[Item] = []
-        self._taken = 0  # messages that this session has accepted
         self._sent = 0  # messages in this pass
-        self._broken = 0  # sessions in a row that broke
-        self._has_broken = False  # whether this session is among them
 
     def trace(self, trace: Trace) -> None:
         """Say how new mail is marked. Before that only held mail can be delivered."""
         self._letters.trace = trace
 
+    @property
+    def opened(self) -> bool:
+        """Whether the SMTP server has let us in."""
+        return self._sessions.opened
+
     def open(self) -> None:
         """Connect to the SMTP server, unless it is connected. Raises as `Submission.open` does."""
-        if self._submission is None or not self._submission.alive:
-            self._drop()
-            self._submission = Submission.open(
-                self._smtp,
-                self._stop,
-                self._credentials(),
-                pipelining=not self._careful,
-                chunking=not self._careful,
-                dialogue=Dialogue("SMTP", self._report.say, self._report.level),
-            )
-            self._report.advice.extend(
-                warning for warning in self._submission.warnings if warning not in self._report.advice
-            )
-            self._taken = 0
-            self._has_broken = False
-            self.opened = True
+        self._sessions.open()
 
     def close(self) -> None:
-        """End the SMTP session politely."""
-        if self._submission is not None:
-            if self._submission.alive:
-                self._submission.quit()
-            self._drop()
+        """End the SMTP sessions politely."""
+        self._sessions.close()
 
     def abort(self) -> None:
-        """Drop the SMTP connection."""
-        self._drop()
+        """Drop the SMTP connections."""
+        self._sessions.abort()
 
     def retry_held(self) -> None:
         """Deliver what earlier passes left in the spool, in order. Raises as `open` does when SMTP is not to be had.
@@ -125,17 +97,17 @@ class Delivery:
         self._suspects.sort(key=lambda item: item.slip.breaks)
         waiting = deque(self._letters.held(item) for item in self._suspects)
         self._suspects.clear()
-        self._alone = True
+        self._sessions.alone = True
         try:
             self._retry(waiting)
         finally:
-            self._alone = False
+            self._sessions.alone = False
 
     def _retry(self, waiting: deque[Job]) -> None:
         count = len(waiting)
 
         def following(_wait: bool) -> Job | None:
-            if not waiting or self._broken >= BREAKS - 1:
+            if not waiting or self._sessions.broken >= BREAKS - 1:
                 return None
             if len(waiting) < count and self._is_out_of_time():
                 self._filing.wait(waiting[0])
@@ -198,8 +170,8 @@ class Delivery:
                 job = self._next(following)
                 if job is not None:
                     self._dispatch(job, done)
-                elif self._on_the_way:
-                    self._collect(done)
+                elif self._sessions.busy:
+                    self._advance(done)
                 elif not self._again:
                     return
         except PoprepError as error:
@@ -220,10 +192,10 @@ class Delivery:
 
     def _next(self, following: Following) -> Job | None:
         if self._again:
-            # What is on the way in a dying session is settled before another one begins.
-            return None if self._on_the_way else self._again.popleft()
+            # What is on the way in a dying session is settled before its letters go through another one.
+            return None if self._sessions.dying else self._again.popleft()
         job = following(False)
-        if job is None and not self._on_the_way:
+        if job is None and not self._sessions.busy:
             self._journal.flush()
             job = following(True)
         return job
@@ -235,26 +207,24 @@ class Delivery:
             return
         left_over = len(self._again)
         try:
-            while self._on_the_way and not self._has_room(job):
-                self._collect(done)
-            if len(self._again) > left_over or (self._on_the_way and not self._is_alive()):
-                self._again.append(job)  # behind what the session has left over
-                return
-            if not self._is_alive():
-                self._journal.flush()
-            self.open()
+            while (session := self._sessions.room_for(job)) is None:
+                if self._sessions.busy:
+                    self._advance(done)
+                else:
+                    self._journal.flush()
+                    self._sessions.make_room()
+                if len(self._again) > left_over:
+                    while self._sessions.dying:
+                        self._advance(done)
+                    self._again.append(job)  # behind what a session has left over
+                    return
         except PoprepError:
             self._again.append(job)
             raise
-        if self._submission is None:  # pragma: no cover - `open` sets it or raises
-            raise RuntimeError("no submission")
-        self._on_the_way.append(job)
         self._sent += 1
-        if not self._submission.chunking or job.letter.octets >= PART_OCTETS:
-            self._journal.flush()  # replies to its envelope are waited for
-        self._submission.send(job.letter, self._sending)
-        if self._submission.chunking and len(self._on_the_way) >= self._limit():
-            self._submission.flush()  # while the server works on it the next one is prepared
+        if session.waits_to_send(job):
+            self._journal.flush()
+        self._sessions.send(session, job, lambda _: self._filing.sending(job))
 
     def _is_done_with(self, job: Job) -> bool:
         if job.item is None and met_before(self._journal, self._report, job.message):
@@ -267,37 +237,25 @@ class Delivery:
             return True
         return False
 
-    def _has_room(self, job: Job) -> bool:
-        return self._submission is not None and self._submission.room(job.letter, self._limit())
+    def _advance(self, done: Callable[[Job], None]) -> None:
+        """Take the next outcome that there is. If there is none wait for what the server says next."""
+        session = self._sessions.settled()
+        if session is None:
+            if self._journal.pending:
+                self._journal.flush()
+            self._sessions.advance()
+            session = self._sessions.settled()
+        if session is not None:
+            self._collect(session, done)
 
-    def _limit(self) -> int:
-        """Return how many messages may be in doubt at once."""
-        if self._alone:
-            return 1
-        if self._smtp.max_in_flight != "auto":
-            return self._smtp.max_in_flight
-        near = self._submission is None or self._submission.round_trip < NEAR
-        return 1 if near else FAR_IN_FLIGHT
-
-    def _is_alive(self) -> bool:
-        return self._submission is not None and self._submission.alive
-
-    def _sending(self, letter: Letter) -> None:
-        job = next(job for job in self._on_the_way if job.letter is letter)
-        self._filing.sending(job)
-
-    def _collect(self, done: Callable[[Job], None]) -> None:
-        """Take the oldest outcome and file it; what the session could not take goes into another one."""
-        job = self._on_the_way[0]
-        if self._submission is None:  # pragma: no cover - it is there while something is on its way
-            raise RuntimeError("no submission")
-        if self._journal.pending:
-            self._journal.flush()
+    def _collect(self, session: Session, done: Callable[[Job], None]) -> None:
+        """Take the oldest outcome of a session and file it; what the session could not take goes into another one."""
+        job = session.on_the_way[0]
         try:
-            _, outcome = self._submission.collect()
+            _, outcome = session.submission.collect()
         except (ConnectionFailed, RemoteProtocolError) as error:
-            self._on_the_way.popleft()
-            self._careful = True
+            session.on_the_way.popleft()
+            self._sessions.careful = True
             if not job.again:
                 job.again = True
                 self._again.append(job)
@@ -305,32 +263,33 @@ class Delivery:
             job.broke = True
             self._filing.hold(job, str(error))
             done(job)
-            self._broke(error)
+            self._sessions.broke(session, error)
             return
-        self._on_the_way.popleft()
-        if self._taken and _ended_by_the_server(outcome):
+        session.on_the_way.popleft()
+        if session.taken and _ended_by_the_server(outcome):
             # It takes only so many messages in a session: that is not this message's matter.
             self._again.append(job)
             return
-        self._file(job, outcome)
+        self._file(session, job, outcome)
         done(job)
 
     def _hold_unsent(self, error: PoprepError, done: Callable[[Job], None]) -> None:
         """Keep what is in our hands when the pass must end. What has left and was not answered stays in doubt."""
-        while self._submission is not None and self._on_the_way:
-            if not self._submission.in_flight:
-                self._submission.close()  # the end of those that are left was not sent, and is not to be
-            job = self._on_the_way[0]
-            try:
-                _, outcome = self._submission.collect()
-            except PoprepError as failure:
-                if self._must_drop(failure):
-                    raise
-                self._again.append(job)
-            else:
-                self._file_quietly(job, outcome)
-                done(job)
-            self._on_the_way.popleft()
+        for session in self._sessions.busy:
+            while session.on_the_way:
+                if not session.submission.in_flight:
+                    session.submission.close()  # the end of those that are left was not sent, and is not to be
+                job = session.on_the_way[0]
+                try:
+                    _, outcome = session.submission.collect()
+                except PoprepError as failure:
+                    if self._must_drop(failure):
+                        raise
+                    self._again.append(job)
+                else:
+                    self._file_quietly(session, job, outcome)
+                    done(job)
+                session.on_the_way.popleft()
         for job in self._again:
             self._filing.hold(job, str(error))
             done(job)
@@ -338,52 +297,40 @@ class Delivery:
 
     # ------------------------------------------------------------------ what an outcome means
 
-    def _file_quietly(self, job: Job, outcome: Outcome) -> None:
+    def _file_quietly(self, session: Session, job: Job, outcome: Outcome) -> None:
         """File an outcome that came after the error because of which the pass ends."""
         try:
-            self._file(job, outcome)
+            self._file(session, job, outcome)
         except (StateError, Stopped):
             raise
         except PoprepError:
             return  # the first error is the one to tell
 
-    def _file(self, job: Job, outcome: Outcome) -> None:
-        if self._submission is None:  # pragma: no cover - the outcome came by it
-            raise RuntimeError("no submission")
-        server = self._submission.server
+    def _file(self, session: Session, job: Job, outcome: Outcome) -> None:
+        server = session.submission.server
         if outcome.in_doubt:
-            job.message.in_doubt = job.broke = self._careful = True
+            job.message.in_doubt = job.broke = self._sessions.careful = True
             answered = {verdict.path for verdict in outcome.accepted}
             self._filing.hold(job, f"in doubt, {server} may have it: {outcome.in_doubt}", done=answered)
-            self._broke(ConnectionFailed(f"{server} leaves messages in doubt, one after the other: {outcome.in_doubt}"))
+            why = f"{server} leaves messages in doubt, one after the other: {outcome.in_doubt}"
+            self._sessions.broke(session, ConnectionFailed(why))
             return
         ended = _ended_by_the_server(outcome)
         if not ended:
-            self._broken = 0
+            self._sessions.works(session)
         if outcome.accepted:
-            self._taken += 1
+            session.taken += 1
             self._judgement.accept()
         if outcome.deferred:
             self._judgement.defer(job, outcome)
         elif outcome.rejected:
             self._judgement.reject(job, outcome.rejected, server)
         else:
-            self._filing.delivered(job, self._submission.extensions)
+            self._filing.delivered(job, session.submission.extensions)
         if ended:
             reply = outcome.deferred[0].reply
-            self._broke(TemporaryReplyError(f"{server} ends one session after the other: {reply}", reply=reply))
-
-    def _broke(self, failure: PoprepError) -> None:
-        """Count sessions in a row that broke. Raises `failure` when it must be the server's fault."""
-        self._broken += not self._has_broken
-        self._has_broken = True
-        if self._broken >= BREAKS:
-            raise failure
-
-    def _drop(self) -> None:
-        if self._submission is not None:
-            self._submission.close()
-            self._submission = None
+            why = f"{server} ends one session after the other: {reply}"
+            self._sessions.broke(session, TemporaryReplyError(why, reply=reply))
 
 
 def _ended_by_the_server(outcome: Outcome) -> bool:

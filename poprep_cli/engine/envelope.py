@@ -9,11 +9,14 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
+
+import msgspec
 
 from poprep_cli import __version__
 from poprep_cli.engine import files
-from poprep_cli.engine.message import Message, field, header_fields
+from poprep_cli.engine.message import Message
 
 POSSIBLE_DUPLICATE = b"X-Poprep-Possible-Duplicate: yes\r\n"
 
@@ -27,8 +30,7 @@ _LITERAL = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Letter:
+class Letter(msgspec.Struct, frozen=True, eq=False):
     """What `Submission.deliver` sends: envelope, mail data, and the message behind it."""
 
     message: Message
@@ -70,17 +72,8 @@ class Trace:
 
         POP3 is no registered protocol of `with`; POP3S is to it as ESMTPS is to ESMTP (RFC 3848).
         """
-        origin = f"Received: from {_extended_domain(self.server.rsplit(':', 1)[0], self.peer)}"
-        by = f"by {_extended_domain(self.by)}"
-        lines = [f"{origin} {by}"]
-        if len(lines[0]) > _LINE:
-            lines = [origin if len(origin) <= _LINE else origin.replace(" (", "\r\n\t("), f"\t{by}"]
-        lines.append(f"\twith POP3{'S' if self.tls else ''} (poprep {__version__}) id {self.token}")
-        if len(forward_paths) == 1 and forward_paths[0].isascii():
-            lines.append(f"\tfor <{forward_paths[0].decode()}>")
-        lines[-1] += ";"
-        lines.append(f"\t{date_time(now)}")
-        front = "\r\n".join(lines).encode() + b"\r\n"
+        path = forward_paths[0] if len(forward_paths) == 1 and forward_paths[0].isascii() else b""
+        front = _received(self, path) + _date_line(now)
         return front + POSSIBLE_DUPLICATE if message.in_doubt else front
 
     def is_loop(self, message: Message) -> bool:
@@ -88,7 +81,26 @@ class Trace:
         mark = b" id " + self.token.encode()
         if mark not in message.head:
             return False
-        return any(name == b"received" and mark in value for name, value in header_fields(message.head))
+        return any(name == b"received" and mark in value for name, value in message.fields)
+
+
+@lru_cache(maxsize=256)
+def _received(trace: Trace, path: bytes) -> bytes:
+    """Return the field up to its date, which is the same for most messages of a pass; without a `path` for several."""
+    origin = f"Received: from {_extended_domain(trace.server.rsplit(':', 1)[0], trace.peer)}"
+    by = f"by {_extended_domain(trace.by)}"
+    lines = [f"{origin} {by}"]
+    if len(lines[0]) > _LINE:
+        lines = [origin if len(origin) <= _LINE else origin.replace(" (", "\r\n\t("), f"\t{by}"]
+    lines.append(f"\twith POP3{'S' if trace.tls else ''} (poprep {__version__}) id {trace.token}")
+    if path:
+        lines.append(f"\tfor <{path.decode()}>")
+    return ("\r\n".join(lines) + ";\r\n\t").encode()
+
+
+@lru_cache(maxsize=4)
+def _date_line(now: datetime) -> bytes:
+    return f"{date_time(now)}\r\n".encode()
 
 
 def date_time(now: datetime) -> str:
@@ -136,5 +148,6 @@ def reverse_path(sender: str, message: Message) -> bytes:
         return b""
     if sender != "keep":
         return sender.encode()
-    found = _RETURN_PATH.match(field(message.head, b"return-path") or b"")
+    value = next((value for name, value in message.fields if name == b"return-path"), b"")
+    found = _RETURN_PATH.match(value)
     return found[1] if found and found[1].isascii() else b""

@@ -71,7 +71,7 @@ class Fetcher:
         top.begin(offered=maildrop.offers_top)
         for count, (listed, reply) in enumerate(maildrop.retrieve(wanted, self._handoff.admit, top.asks)):
             step = self._steps[listed.number]
-            by_top = reply.command.verb == "TOP"
+            by_top = reply.command.line.startswith(b"TOP ")
             if not reply.ok and by_top:
                 top.refused(listed)
                 maildrop.read_again(listed)

@@ -28,12 +28,16 @@ class Filing:
         self._held = visit.held
         self._badmail = visit.badmail
         self._report = visit.report
+        self._clock = clock.Ticks()
         self._limit = visit.connector.limits.max_held
         self._spooled: int | None = None  # octets in the spool, counted once something is added
 
+    def _now(self) -> str:
+        return clock.stamp(self._clock.now())
+
     def sending(self, job: Job) -> None:
         """Record that the end of a message is about to be sent, where a kill can't undo it."""
-        self._journal.record(job.message.uidl, "sending", clock.stamp(clock.now()))
+        self._journal.record(job.message.uidl, "sending", self._now())
         self._journal.flush()
 
     def delivered(self, job: Job, extensions: Container[str]) -> None:
@@ -43,14 +47,15 @@ class Filing:
         self._journal.record(
             message.uidl,
             "delivered",
-            clock.stamp(clock.now()),
+            self._now(),
             octets=message.octets,
             fingerprint=message.fingerprint,
             short=short,
         )
         self._report.delivered += 1
         self._report.octets += message.octets
-        self._report.remarks.update(content.remarks(message, extensions))
+        for remark in content.remarks(message, extensions):
+            self._report.remarks[remark] += 1
         if self._report.level:
             to = ", ".join(printable(path) for path in job.letter.forward_paths)
             self._report.say(1, f"delivered {named(message.uidl)} ({message.octets:,} octets) to {to}")

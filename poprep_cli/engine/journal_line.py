@@ -208,8 +208,8 @@ def encode(uidl: bytes, entry: Entry) -> bytes:
     }
     if entry.octets:
         line["octets"] = entry.octets
-    if entry.fingerprint:
-        line["fingerprint"] = entry.fingerprint
+    if fingerprint := entry.fingerprint:
+        line["fingerprint"] = fingerprint
     if entry.short:
         line["short"] = True
     if entry.gone:

@@ -17,8 +17,9 @@ def is_known(journal: Journal, message: Message) -> bool:
         return False
     if _had_to_be_read(message, entry):
         return True
-    same = (message.octets, message.fingerprint) == (entry.octets, entry.fingerprint)
-    return _is_in_question(entry) and bool(entry.fingerprint) and same
+    if not _is_in_question(entry) or not entry.fingerprint:
+        return False
+    return (message.octets, message.fingerprint) == (entry.octets, entry.fingerprint)
 
 
 def met_before(journal: Journal, report: ConnectorReport, message: Message) -> bool:

@@ -43,6 +43,8 @@ class Letters:
         self._connector = visit.connector
         self._journal = visit.journal
         self._access = visit.access
+        self._clock = clock.Ticks()
+        self._send_to = tuple(path.encode() for path in visit.connector.routing.send_to)
         self.trace: Trace | None = None
 
     def fresh(self, message: Message) -> Job:
@@ -56,7 +58,8 @@ class Letters:
         if objection:
             setback = Setback("badmail", objection.why, readdressable=not objection.loop)
         message.without_nul = message.nul and self._connector.delivery.nul == "remove"
-        front = self.trace.front(message, paths, clock.now())
+        front = self.trace.front(message, paths, self._clock.now())
+        message.fingerprint  # noqa: B018 - worked out now, while the server is busy with the message before
         return Job(message, Letter(message, self._sender(message), paths, front), setback=setback)
 
     def held(self, item: Item) -> Job:
@@ -76,7 +79,7 @@ class Letters:
     def _recipients(self, message: Message) -> tuple[tuple[bytes, ...], Setback | None]:
         rules = self._connector.routing
         if not rules.source_domain:
-            return tuple(path.encode() for path in rules.send_to), None
+            return self._send_to, None
         from poprep_cli.engine.routing import route
 
         routed = route(rules, message.head)

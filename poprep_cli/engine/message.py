@@ -24,6 +24,7 @@ from poprep_cli.protocol.wire import (
 )
 
 HEADER_OCTETS = 1 << 18  # of a longer header only this much is looked at
+_DOT_LINE = 3  # octets of the line that ends a block
 
 _IDENTITY = (b"message-id", b"date", b"from")
 # What servers write into a header, or take out of it, once a message was read or filed; and what one gets as it moves.
@@ -32,6 +33,8 @@ _VOLATILE = frozenset(
 )
 _MOVED = frozenset((b"return-path", b"delivered-to"))
 _FIELD = re.compile(rb"^([!-9;-~]+)[ \t]*:[ \t]*([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)", re.MULTILINE)
+_BLANK = re.compile(rb"\r*\n")
+_END = re.compile(rb"\n\r*\n")
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class Message:
     nul: bool = False
     long_lines: bool = False
     without_nul: bool = False
+    _fields: list[tuple[bytes, bytes]] | None = None
     _fingerprint: str | None = None
 
     def content(self) -> Iterator[bytes]:
@@ -105,8 +109,15 @@ class Message:
     def fingerprint(self) -> str:
         """What the message is known by under another UIDL; "" if it has no header."""
         if self._fingerprint is None:  # asked for several times on the way
-            self._fingerprint = fingerprint(self.head)
+            self._fingerprint = _digest(self.fields)
         return self._fingerprint
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """The header fields as `header_fields` has them; not to be changed."""
+        if self._fields is None:
+            self._fields = header_fields(self.head)
+        return self._fields
 
     def discard(self) -> None:
         """Remove the file, if there is one."""
@@ -142,7 +153,10 @@ def receive(uidl: bytes, parts: Iterator[bytes], spool: Path, max_octets: int = 
                     while rest:  # a disk that is nearly full takes a part, without an error
                         rest = rest[file.write(rest) :]
                 octets += len(content)
-                _check_size(octets, max_octets)
+                _check_size(octets - _DOT_LINE, max_octets)
+            octets -= _DOT_LINE
+            with files.translated(f"write {spool}"):
+                file.truncate(octets)
     except BaseException:
         spool.unlink(missing_ok=True)
         raise
@@ -165,10 +179,13 @@ def fingerprint(head: bytes) -> str:
     Where they say too little (no Message-ID, and Date or From missing) it is one of the whole header but for the fields
     that servers change. "" if there is no header.
     """
-    fields = header_fields(head)
+    return _digest(header_fields(head))
+
+
+def _digest(fields: list[tuple[bytes, bytes]]) -> str:
     names = {name for name, _ in fields}
     if b"message-id" in names or {b"date", b"from"} <= names:
-        found = sorted(_unfolded(value) for name, value in fields if name in _IDENTITY)
+        found = sorted([_unfolded(value) for name, value in fields if name in _IDENTITY])
     else:
         found = [name + b":" + _unfolded(value) for name, value in fields if not (is_volatile(name) or name in _MOVED)]
     return hashlib.sha256(b"\n".join(found)).hexdigest()[:32] if found else ""
@@ -190,11 +207,11 @@ def _unfolded(value: bytes) -> bytes:
 
 def header_fields(head: bytes) -> list[tuple[bytes, bytes]]:
     """Return the header fields at the start of `head`: names in lower case, values still folded (RFC 5322 2.2)."""
-    if re.match(rb"\r*\n", head):
+    if _BLANK.match(head):
         return []
-    end = re.search(rb"\n\r*\n", head)
+    end = _END.search(head)
     header = head[: end.start() + 1] if end else head
-    return [(found[1].lower(), found[2]) for found in _FIELD.finditer(header)]
+    return [(name.lower(), value) for name, value in _FIELD.findall(header)]
 
 
 def field(head: bytes, name: bytes) -> bytes | None:

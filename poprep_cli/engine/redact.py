@@ -43,7 +43,10 @@ class Redactor:
             self._learn()
         if self._pattern is None:
             return text
-        *heads, tail = self._pattern.sub(MASK, text).split(CUT)
+        concealed = self._pattern.sub(MASK, text)
+        if CUT not in concealed:
+            return concealed
+        *heads, tail = concealed.split(CUT)
         return "".join(self._without_start(head) + CUT for head in heads) + tail
 
     def _without_start(self, head: str) -> str:

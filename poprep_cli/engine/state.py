@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import msgspec
 
 from poprep_cli.engine import files
 from poprep_cli.engine.journal_line import (
@@ -201,7 +200,8 @@ class Journal:
         if old is None:
             entry = Entry(max(at, self.new_since), status, at)
         else:
-            entry = msgspec.structs.replace(old, status=status, at=at)
+            entry = copy(old)
+            entry.status, entry.at = status, at
         for name, value in changes.items():
             setattr(entry, name, value)
         self.entries[uidl] = entry
@@ -246,8 +246,11 @@ class Journal:
         """
         if self._pending:
             data = b"".join(self._pending)
-            with files.translated(f"write {self.path}"):
+            try:
                 self._append(data)
+            except OSError:
+                with files.translated(f"write {self.path}"):
+                    raise
             self.lines += len(self._pending)
             self._pending.clear()
             self._unsynced = True

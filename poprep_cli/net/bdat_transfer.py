@@ -109,7 +109,7 @@ class BdatTransfer:
             self._flush()
             while oldest is not None and not oldest.settled:
                 self._take(self._reply())
-            while next(self._passages.unsettled, None) and (reply := self._link.at_hand()) is not None:
+            while self._passages.awaiting and (reply := self._link.at_hand()) is not None:
                 self._take(reply)
         except (ConnectionFailed, RemoteProtocolError) as error:
             self._broke(error)
@@ -171,26 +171,27 @@ class BdatTransfer:
             passage.settle()
             return
         for part in rest:
-            if not self._chunk(passage, first, last=False):
+            self._chunk(passage, first, last=False)
+            if not self._are_taken(passage, CHUNKS_AHEAD if self._proven else 0):
                 return
             first = part
-        passage.end()
-        self._chunk(passage, first, last=True)
-        self._link.dialogue.content("C", passage.letter.octets)
+        # A server that goes on after it refused a chunk would take the rest for the whole.
+        if self._are_taken(passage, 0):
+            passage.end()
+            self._chunk(passage, first, last=True)
+            self._link.dialogue.content("C", passage.letter.octets)
 
-    def _chunk(self, passage: Passage, content: bytes, *, last: bool) -> bool:
-        """Send a chunk; return whether another one may follow: the server has not refused one of those before."""
-        transaction = passage.transaction
-        command = self._link.group(transaction.chunk(len(content), last=last))
+    def _chunk(self, passage: Passage, content: bytes, *, last: bool) -> None:
+        command = self._link.group(passage.transaction.chunk(len(content), last=last))
         # Of a large chunk only the start is copied behind its command: one write for the two, and the rest as it is.
         self._write(command + content[:COALESCED])
         if len(content) > COALESCED:
             self._write(memoryview(content)[COALESCED:])
-        if last:
-            return False
-        while transaction.sent - transaction.answered > (
-            CHUNKS_AHEAD if self._proven and not transaction.chunk_refused else 0
-        ):
+
+    def _are_taken(self, passage: Passage, ahead: int) -> bool:
+        """Wait until at most so many replies are owed; return whether the server has refused no chunk of the letter so far."""
+        transaction = passage.transaction
+        while transaction.sent - transaction.answered > (0 if transaction.chunk_refused else ahead):
             self._take(self._reply())
         if not transaction.chunk_refused:
             return True
@@ -200,7 +201,9 @@ class BdatTransfer:
         return False
 
     def _reply(self) -> Reply:
-        passage = next(self._passages.unsettled, None)
+        if (reply := self._link.at_hand()) is not None:
+            return reply
+        passage = self._passages.awaiting
         due = passage.transaction.answer_due if passage else None
         patience = self._smtp.data_timeout if due is not None and due.verb == "BDAT" else self._smtp.timeout
         if self._farewell is None:
@@ -215,9 +218,11 @@ class BdatTransfer:
 
     def _take(self, reply: Reply) -> None:
         """Take a reply: it belongs to the oldest letter that is not settled."""
-        passage = next(self._passages.unsettled)
+        passage = self._passages.awaiting
+        if passage is None:  # pragma: no cover - a reply that nobody asked for is none
+            raise self._link.out_of_step(reply)
         transaction = passage.transaction
-        self._longest = max(self._longest, sum(len(line) + 6 for line in reply.lines))
+        self._longest = max(self._longest, sum(map(len, reply.lines)) + 6 * len(reply.lines))
         if reply.code == 421:
             self._bid_farewell(reply)
         chunk = reply.command.verb == "BDAT"

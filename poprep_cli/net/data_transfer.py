@@ -14,7 +14,6 @@ from poprep_cli.errors import ConnectionFailed, LocalProtocolError, RemoteProtoc
 from poprep_cli.net.passage import Passage, Passages
 from poprep_cli.net.smtp_link import SmtpLink
 from poprep_cli.net.transaction import Letter, Transaction
-from poprep_cli.protocol.smtp import Reply
 from poprep_cli.protocol.wire import TERMINATOR
 
 WINDOW = 100  # commands in one group: more could fill both directions while neither side reads (RFC 2920 3.1)
@@ -25,15 +24,20 @@ class DataTransfer:
     """The letters of one session. The end of a letter is kept back until the following one is known, or it is waited for.
 
     A letter is first `_entering`: its envelope may have been sent, and nothing more is done for it before the outcome of
-    the letter before could be taken. Then it is `_held`: all of it has left but its end.
+    the letter before could be taken. Then it is `_held`: all of it has left but its end. Then it is `_ending`: the replies
+    to its end are to come.
+
+    With `overlapping` a letter is sent without any wait: `advance` waits, for whoever has other sessions beside this one.
     """
 
     __slots__ = (
+        "_ending",
         "_entering",
         "_extensions",
         "_held",
         "_last",
         "_link",
+        "_overlapping",
         "_passages",
         "_ready",
         "_reset",
@@ -42,31 +46,46 @@ class DataTransfer:
     )
 
     def __init__(
-        self, link: SmtpLink, smtp: Smtp, extensions: dict[str, str], passages: Passages, *, pipelining: bool
+        self,
+        link: SmtpLink,
+        smtp: Smtp,
+        extensions: dict[str, str],
+        passages: Passages,
+        *,
+        pipelining: bool,
+        overlapping: bool = False,
     ) -> None:
         self._link = link
         self._smtp = smtp
         self._extensions = extensions
         self._passages = passages
         self._window = WINDOW if pipelining else 1
+        self._overlapping = overlapping
         self._ready: Transaction | None = None  # whose group was sent with the end of the letter before
         self._entering: Passage | None = None
         self._held: Passage | None = None  # of which all has left but `_last`
         self._last = b""
+        self._ending: Passage | None = None  # whose end has left, and who is not answered
         self._reset = False  # whether a transaction failed half-way, so that RSET goes before the next one
 
     @property
     def idle(self) -> bool:
         """Whether the server waits for a command, with nothing half said."""
-        return self._ready is None and self._entering is None and self._held is None
+        return self._ready is None and not any((self._entering, self._held, self._ending))
 
     def room(self, _letter: Letter, limit: int) -> bool:
-        """Whether a letter may be sent with at most `limit` in flight."""
+        """Whether a letter may be sent with at most `limit` in flight; with `overlapping`, without waiting for a reply."""
+        if self._overlapping and (self._entering is not None or self._ending is not None):
+            return False
         return self._passages.in_flight < limit
 
     def send(self, letter: Letter, before_end: Callable[[Letter], None]) -> None:
-        """Send a letter: after one whose end was kept back only the envelope, with that end, else up to its own end."""
+        """Send a letter: after one whose end was kept back only the envelope, with that end, else up to its own end.
+
+        With `overlapping` it is only the envelope in either case.
+        """
         try:
+            self._answered()
             self._enter()
             alone = self._held is None
             self.finish(letter)
@@ -80,24 +99,68 @@ class DataTransfer:
         if passage.settled:
             return
         if not (alone or self._link.alive):
-            passage.failure = ConnectionFailed(f"the session with {self._link.stream.server} has ended")
+            passage.failure = self._has_ended()
             return
         self._entering = passage
-        if alone:
+        if self._overlapping and alone:
+            self._step()
+        elif alone:
             self._enter()
+
+    def advance(self) -> bool:
+        """Wait for the replies to what was said last, and say what comes next. Return whether that is to be replied to."""
+        if self._ending is not None:
+            self._answered()
+            if self._entering is None or self._entering.transaction.sent:
+                return False  # its replies are about to come, but the outcome before is to be recorded first
+        if self._entering is not None:
+            self._step()
+        else:
+            self._end()
+        return self._entering is not None or self._ending is not None
 
     def _enter(self) -> None:
         """Bring the envelope of the letter to its end, and send its content but for the last part."""
+        while self._entering is not None:
+            self._step()
+
+    def _step(self) -> None:
+        """Take the replies to what was sent of the envelope, and send more of it; at its end the content but for its end."""
         passage, self._entering = self._entering, None
         if passage is None:
             return
-        if self._envelope(passage.transaction):
+        transaction = passage.transaction
+        while transaction.answered < transaction.sent:
+            reply = self._link.reply(self._smtp.timeout)
+            if reply.code == 421:
+                transaction.cut_short(reply)
+                self._link.close()
+                passage.settle()
+                return
+            if not transaction.take(reply):
+                raise self._link.out_of_step(reply)
+        if not transaction.finished:
+            self._link.stream.write(self._link.group(*transaction.window(self._window)), self._smtp.timeout)
+            self._entering = passage
+            return
+        self._reset = not transaction.go_ahead
+        if transaction.go_ahead and transaction.paths:
             self._content(passage)
-        else:
-            passage.settle()
+            return
+        if transaction.go_ahead:
+            self._send_nothing(transaction)
+        passage.settle()
 
     def finish(self, following: Letter | None = None) -> None:
-        """Send the end of the letter whose end was kept back, the envelope of `following` with it, and take the replies."""
+        """Send the end of the letter whose end was kept back, the envelope of `following` with it, and take the replies.
+
+        With `overlapping` the replies are not waited for.
+        """
+        self._end(following)
+        if not self._overlapping:
+            self._answered()
+
+    def _end(self, following: Letter | None = None) -> None:
         passage, self._held = self._held, None
         if passage is None:
             return
@@ -108,37 +171,30 @@ class DataTransfer:
         except ConnectionFailed as error:
             self._last_words(passage, error)
             return
+        self._ending = passage
+
+    def _answered(self) -> None:
+        """Take the replies to the end of a letter. If they end the session the letter that has followed is not sent."""
+        passage, self._ending = self._ending, None
+        if passage is None:
+            return
         self._verdicts(passage)
+        if self._entering is not None and not self._link.alive:
+            self._entering.failure = self._has_ended()
+            self._entering = None
+
+    def _has_ended(self) -> ConnectionFailed:
+        return ConnectionFailed(f"the session with {self._link.stream.server} has ended")
 
     def settle_oldest(self) -> None:
         """Bring the oldest letter to its outcome."""
-        self._enter()
-        self.finish()
+        if self._ending is None:
+            self._enter()
+            self._end()
+        self._answered()
 
     def _transaction(self, letter: Letter) -> Transaction:
         return Transaction(letter, self._extensions, reset=self._reset)
-
-    def _envelope(self, transaction: Transaction) -> bool:
-        """Bring the envelope to its end and return whether the server waits for the mail data."""
-        while not transaction.finished:
-            reply = self._next(transaction)
-            if reply.code == 421:
-                transaction.cut_short(reply)
-                self._link.close()
-                return False
-            if not transaction.take(reply):
-                raise self._link.out_of_step(reply)
-        self._reset = not transaction.go_ahead
-        if transaction.go_ahead and not transaction.paths:
-            self._send_nothing(transaction)
-            return False
-        return transaction.go_ahead
-
-    def _next(self, transaction: Transaction) -> Reply:
-        """Return the reply to the transaction's next command; send the next window of commands if none is outstanding."""
-        if transaction.sent == transaction.answered:
-            self._link.stream.write(self._link.group(*transaction.window(self._window)), self._smtp.timeout)
-        return self._link.reply(self._smtp.timeout)
 
     def _send_nothing(self, transaction: Transaction) -> None:
         """End mail data that is for nobody, which the server has asked for all the same (RFC 2920 3.1)."""

@@ -45,15 +45,17 @@ class Link:
 
     def send(self, *commands: Command) -> None:
         """Send commands in one write; each of them owes a reply."""
-        for command in commands:
-            self.dialogue.client(command.shown)
+        if self.dialogue.lines:
+            for command in commands:
+                self.dialogue.client(command.shown)
         self.stream.write(self._client.send(*commands), self._settings.timeout)
 
     def reply(self) -> Reply:
         """Return the next reply, or with a long block its first part. Raises ConnectionFailed, RemoteProtocolError, Stopped."""
-        pace = Pace(self._settings.timeout)
+        pace: Pace | None = None
         try:
             while (reply := self._client.next_reply()) is None:
+                pace = pace or Pace(self._settings.timeout)
                 data = self.stream.read(pace.deadline)
                 pace.received(len(data))
                 self._client.receive(data)
@@ -94,10 +96,11 @@ class Link:
         yield reply.block
         octets = len(reply.block)
         more = reply.more
-        pace = Pace(self._settings.timeout)
+        pace: Pace | None = None
         while more:
             part = self._client.next_part()
             if part is None:
+                pace = pace or Pace(self._settings.timeout)
                 data = self.stream.read(pace.deadline)
                 pace.received(len(data))
                 self._client.receive(data)

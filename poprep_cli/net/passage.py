@@ -83,6 +83,14 @@ class Passages:
         return (passage for passage in self._queue if not passage.settled)
 
     @property
+    def awaiting(self) -> Passage | None:
+        """The oldest of which nothing is known yet: the next reply is for it."""
+        for passage in self._queue:
+            if passage.outcome is None and passage.failure is None:
+                return passage
+        return None
+
+    @property
     def in_flight(self) -> int:
         """How many letters may have arrived without anybody knowing of it."""
         return sum(passage.ended for passage in self._queue)

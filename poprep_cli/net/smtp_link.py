@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from poprep_cli.config.model import TlsSettings
 from poprep_cli.errors import RemoteProtocolError, ReplyError, TemporaryReplyError, TlsError
@@ -41,7 +42,8 @@ class SmtpLink:
     def group(self, *commands: Command) -> bytes:
         """Return the octets of commands, which are to be written next, and expect their replies."""
         for command in commands:
-            self._secrets.update(forms(command.secret))
+            if secret := command.secret:
+                self._secrets.update(forms(secret))
             if self.dialogue.lines:
                 self.dialogue.client(command.shown)
         return self._client.send(*commands)
@@ -52,8 +54,9 @@ class SmtpLink:
 
     def reply(self, timeout: float) -> Reply:
         """Return the next reply, all of which must be here in `timeout` seconds."""
-        deadline = time.monotonic() + timeout
+        deadline = 0.0
         while (reply := self.at_hand()) is None:
+            deadline = deadline or time.monotonic() + timeout
             try:
                 self._client.receive(self.stream.read(deadline))
             except RemoteProtocolError as error:
@@ -78,6 +81,11 @@ class SmtpLink:
     def outstanding(self) -> int:
         """How many replies are still to come."""
         return self._client.outstanding
+
+    @property
+    def buffered(self) -> bool:
+        """Whether a reply, or a part of one, is here already, so that the stream need not be looked at."""
+        return self._client.buffered
 
     def close(self) -> None:
         """Close the connection without a word. Never fails, may be called twice."""

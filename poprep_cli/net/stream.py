@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from poprep_cli.config.model import Address, TlsSettings
 from poprep_cli.errors import ConnectionFailed, RemoteProtocolError, Stopped, TlsError
@@ -237,6 +237,15 @@ class Stream:
             return ""
         return str(name[0]).partition("%")[0] if isinstance(name, tuple) else ""
 
+    def fileno(self) -> int:
+        """Return the socket's number for the system's calls, -1 if it is closed."""
+        return self._socket.fileno()
+
+    @property
+    def has_received(self) -> bool:
+        """Whether the next read need not ask the system: TLS has decrypted more than was read, or the stream is closed."""
+        return self.fileno() < 0 or (self.tls and self._socket.pending() > 0)  # type: ignore[union-attr]
+
     def interrupt(self) -> None:
         """Make every call in another thread end at once (RFC 793 shutdown of both directions)."""
         _shut(self._socket)
@@ -261,6 +270,33 @@ class Stream:
         if isinstance(error, TimeoutError):
             return ConnectionFailed(f"{self.server}: {timed_out}")
         return ConnectionFailed(f"the connection to {self.server} broke: {_why(error)}")
+
+
+class Readable(Protocol):
+    """A stream, or what is on top of one."""
+
+    def fileno(self) -> int:
+        """Return the socket's number."""
+
+    @property
+    def has_received(self) -> bool:
+        """Whether the next read need not ask the system."""
+
+
+def readable(streams: Sequence[Readable], timeout: float) -> set[int]:
+    """Return the places of those streams that have something to be read; wait up to `timeout` seconds for the first.
+
+    A stream that broke, or that was closed, counts: its next read says so.
+    """
+    import selectors
+
+    found = {place for place, stream in enumerate(streams) if stream.has_received}
+    if found:
+        return found
+    with selectors.DefaultSelector() as selector:
+        for place, stream in enumerate(streams):
+            selector.register(stream, selectors.EVENT_READ, place)
+        return {int(key.data) for key, _ in selector.select(timeout)}
 
 
 class Pace:

@@ -24,8 +24,8 @@ from poprep_cli.net.authenticate import Trial
 from poprep_cli.net.bdat_transfer import BdatTransfer
 from poprep_cli.net.data_transfer import DataTransfer
 from poprep_cli.net.dialogue import SILENT, Dialogue
-from poprep_cli.net.helo import helo_name
 from poprep_cli.net.passage import Passages
+from poprep_cli.net.smtp_hello import hello, start_tls
 from poprep_cli.net.smtp_link import SmtpLink
 from poprep_cli.net.smtp_login import log_in
 from poprep_cli.net.stop import Stop
@@ -54,9 +54,13 @@ class Submission:
             session.send(letter, record)
         while session.pending:
             file(session.collect())
+
+    Who has several sessions opens them as `overlapping`, so that `send` and `flush` wait for nothing where that is
+    possible, lets the ones advance that `stream.readable` tells, and collects from those that are `settled`.
     """
 
     __slots__ = (
+        "_leaving",
         "_link",
         "_passages",
         "_smtp",
@@ -64,6 +68,7 @@ class Submission:
         "_transfer",
         "chunking",
         "extensions",
+        "overlapping",
         "pipelining",
         "server",
         "warnings",
@@ -78,8 +83,10 @@ class Submission:
         self._transfer: DataTransfer | BdatTransfer = DataTransfer(
             self._link, smtp, {}, self._passages, pipelining=False
         )
+        self._leaving = False  # whether QUIT was sent
         self.pipelining = False
         self.chunking = False
+        self.overlapping = False
         self.server = stream.server
         self.warnings: list[str] = []
 
@@ -92,12 +99,13 @@ class Submission:
         *,
         pipelining: bool = True,
         chunking: bool = False,
+        overlapping: bool = False,
         dialogue: Dialogue = SILENT,
     ) -> Submission:
         """Connect to the first of the addresses that has a server which is ready, agree on extensions and TLS, log in.
 
         `pipelining` and `chunking` are used if they are wanted here and announced there, `chunking` only with both and not
-        in LMTP.
+        in LMTP. `overlapping` is for one of several sessions.
 
         Raises ConnectionFailed or TemporaryReplyError if none is ready now; ReplyError if a server refuses for good;
         TlsError if TLS is required and can't be had; AuthenticationFailed; RemoteProtocolError; Stopped.
@@ -107,7 +115,7 @@ class Submission:
             stop.check()
             try:
                 session = cls._open_at(address, smtp, stop, credentials, dialogue)
-                session.use(pipelining=pipelining, chunking=chunking)
+                session.use(pipelining=pipelining, chunking=chunking, overlapping=overlapping)
                 return session
             except (ConnectionFailed, TemporaryReplyError) as error:
                 # What a server said tells more than that another one said nothing.
@@ -189,16 +197,22 @@ class Submission:
         finally:
             session.close()
 
-    def use(self, *, pipelining: bool, chunking: bool) -> None:
+    def use(self, *, pipelining: bool, chunking: bool, overlapping: bool = False) -> None:
         """Choose how letters are sent, as far as the server announces it. Only before the first one."""
         self.pipelining = pipelining and "PIPELINING" in self.extensions
         # RFC 2033 has no word on BDAT and its refusals, and few LMTP servers know it.
         self.chunking = chunking and self.pipelining and "CHUNKING" in self.extensions and self._smtp.protocol == "smtp"
+        self.overlapping = overlapping
         if self.chunking:
             self._transfer = BdatTransfer(self._link, self._smtp, self.extensions, self._passages)
         else:
             self._transfer = DataTransfer(
-                self._link, self._smtp, self.extensions, self._passages, pipelining=self.pipelining
+                self._link,
+                self._smtp,
+                self.extensions,
+                self._passages,
+                pipelining=self.pipelining,
+                overlapping=overlapping,
             )
 
     @property
@@ -231,6 +245,21 @@ class Submission:
         """How many of the pending letters' ends have left, or may have: so many a crash leaves in doubt."""
         return self._passages.in_flight
 
+    @property
+    def settled(self) -> bool:
+        """Whether `collect` has an outcome without waiting."""
+        oldest = self._passages.oldest
+        return oldest is not None and oldest.settled
+
+    def fileno(self) -> int:
+        """Return the number by which the system knows the connection, -1 if it is closed."""
+        return self._stream.fileno()
+
+    @property
+    def has_received(self) -> bool:
+        """Whether a reply, or a part of one, was read already, or nothing more can come."""
+        return self._link.buffered or self._stream.has_received
+
     def room(self, letter: Letter, limit: int) -> bool:
         """Return whether `letter` may be sent now, with at most `limit` in flight; else an outcome must be collected.
 
@@ -258,10 +287,19 @@ class Submission:
     def flush(self) -> None:
         """Send what `send` has kept back, without waiting for an answer where the protocol allows that. Raises as `send`.
 
-        By DATA the end of the last letter is sent, and its replies are waited for.
+        By DATA the end of the last letter is sent, and its replies are waited for unless the session is `overlapping`.
         """
         if self.alive:
             self._guarded(self._transfer.finish)
+
+    def advance(self) -> bool:
+        """Wait for the replies that come next, and go on as far as they allow. Return whether more replies are to come then.
+
+        The oldest letter may be `settled` then; it is by BDAT, and without `overlapping`. Raises as `send`.
+        """
+        if self.overlapping and isinstance(self._transfer, DataTransfer):
+            return self._guarded(self._transfer.advance)
+        return self._guarded(self._transfer.settle_oldest)
 
     def collect(self) -> tuple[Letter, Outcome]:
         """Return the oldest pending letter and what became of it; wait for it if that is not known.
@@ -299,74 +337,59 @@ class Submission:
             self._passages.clear()
             raise
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _guarded(self, step: Callable[[], bool | None]) -> bool:
         """Do a step. Half a conversation can't be continued: what goes wrong closes the session and settles the letters."""
         try:
-            step()
+            return bool(step())
         except (ConnectionFailed, RemoteProtocolError) as error:
-            self.close()
             self._passages.give_up(error)
-        except BaseException as error:
             self.close()
+            return False
+        except BaseException as error:
             failure = (
                 error if isinstance(error, PoprepError) else ConnectionFailed(f"the session was given up: {error}")
             )
             self._passages.give_up(failure)
+            self.close()
             raise
+
+    def leave(self) -> None:
+        """Say QUIT; `quit` waits for the reply. Who has several sessions leaves them all first. Raises nothing but Stopped."""
+        if self.alive and self._transfer.idle and not self._leaving:
+            self._leaving = True
+            with suppress(ConnectionFailed, RemoteProtocolError):
+                self._stream.write(self._link.group(core.quit()), min(FAREWELL, self._smtp.timeout))
 
     def quit(self) -> None:
         """Take leave politely but briefly, and close. Raises nothing but Stopped."""
         try:
-            if self.alive and self._transfer.idle:
-                patience = min(FAREWELL, self._smtp.timeout)
+            self.leave()
+            if self._leaving:
                 with suppress(ConnectionFailed, RemoteProtocolError):
-                    self._link.ask(core.quit(), patience)
+                    self._link.reply(min(FAREWELL, self._smtp.timeout))
         finally:
             self.close()
 
     def close(self) -> None:
-        """Close the connection without a word. Never fails, may be called twice."""
+        """Close the connection without a word. Never fails, may be called twice.
+
+        What is pending is settled by that: not sent, or in doubt if its end has left.
+        """
         self._link.close()
+        self._passages.give_up(ConnectionFailed(f"the session with {self.server} has ended"))
 
     # The beginning of a session
 
     def _greet(self) -> None:
         self._link.require(self._link.reply(self._smtp.timeout), "refuses the connection")
-        self._hello()
-
-    def _hello(self) -> None:
-        """Introduce ourselves and learn the extensions; HELO where there are none. LMTP has no such way out."""
-        name = helo_name(self._smtp, self._stream)
-        lmtp = self._smtp.protocol == "lmtp"
-        self.extensions = {}
-        reply = self._link.ask(core.ehlo(name, lmtp=lmtp), self._smtp.timeout)
-        if reply.permanent and not lmtp:
-            self._link.require(self._link.ask(core.helo(name), self._smtp.timeout), "refuses EHLO and HELO")
-            return
-        self._link.require(reply, f"refuses {reply.command.verb}")
-        self.extensions = core.parse_extensions(reply)
+        self.extensions = hello(self._link, self._smtp)
 
     def _start_tls(self) -> None:
-        """Do STARTTLS (RFC 3207) and learn the extensions again. With "wanted", a server that offers none is left alone.
-
-        With "wanted" every failure is a TlsError.
-        """
-        if "STARTTLS" not in self.extensions:
-            if self._smtp.tls == "wanted":
-                self.warnings.append(f"{self.server} does not offer STARTTLS; going on in the clear")
-                return
-            raise TlsError(
-                f"{self.server} doesn't offer STARTTLS, and TLS is required",
-                hint='ssl = true if it is a TLS port (465); tls = "wanted" sends mail in the clear',
-            )
-        try:
-            self._link.ask_for_tls(self._smtp.timeout)
-        except (ConnectionFailed, RemoteProtocolError) as error:
-            if self._smtp.tls != "wanted":
-                raise
-            raise TlsError(f"TLS did not begin after STARTTLS: {error}") from error
-        self._link.encrypt(self._smtp.tls_settings, self._smtp.timeout)
-        self._hello()
+        extensions = start_tls(self._link, self._smtp, self.extensions)
+        if extensions is None:
+            self.warnings.append(f"{self.server} does not offer STARTTLS; going on in the clear")
+        else:
+            self.extensions = extensions
 
     def log_in(self, credentials: Credentials, address: Address, trial: Trial | None = None) -> None:
         """Log in on a session that `open` made without credentials; with a `trial` by its method alone."""

@@ -6,8 +6,9 @@ No I/O: `Submission` sends the commands and brings the replies.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from poprep_cli.errors import LocalProtocolError
 from poprep_cli.protocol import smtp as core
@@ -41,8 +42,7 @@ class Letter(Protocol):
         """Return the content in parts, not dot-stuffed, each line ended by CRLF, the last one too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What became of one recipient, by which reply, at which stage: "size", "mail", "rcpt", "data" or "end-of-data"."""
 
     path: bytes
@@ -50,8 +50,7 @@ class Verdict:
     stage: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of a letter, recipient by recipient.
 
     `in_doubt`, if not empty, says why the server's answer to the end of data is not known. Recipients without a verdict
@@ -137,7 +136,7 @@ class Transaction:
     def take(self, reply: Reply) -> bool:
         """Take the reply to the next command; return whether it is one that this command can have."""
         self.answered += 1
-        refusal = reply.transient or reply.permanent
+        refusal = not reply.positive and (reply.transient or reply.permanent)
         verb = reply.command.verb
         if verb == "DATA":
             self.go_ahead = reply.code == 354
@@ -207,25 +206,26 @@ class Transaction:
         if not letter.reverse_path.isascii() and not utf8:
             self.settle(everybody, _needs_smtputf8(letter.reverse_path), "mail")
             return
-        recipients = []
+        recipients: list[Command] = []
+        sent: list[bytes] = []
         for path in everybody:
             if not path.isascii() and not utf8:
                 self.settle((path,), _needs_smtputf8(path), "mail")
                 continue
             try:
                 recipients.append(core.rcpt(path))
+                sent.append(path)
             except LocalProtocolError as error:
                 self.settle((path,), _refusal(553, "5.1.3", str(error)), "rcpt")
-        sent = tuple(_path_of(command) for command in recipients)
         try:
             mail = core.mail(
                 letter.reverse_path,
                 size=letter.octets if "SIZE" in extensions else None,
                 body_8bit=letter.eight_bit and "8BITMIME" in extensions,
-                smtputf8=not all(path.isascii() for path in (letter.reverse_path, *sent)),
+                smtputf8=utf8 and not (letter.reverse_path + b"".join(sent)).isascii(),
             )
         except LocalProtocolError as error:
-            self.settle(sent, _refusal(553, "5.1.7", str(error)), "mail")
+            self.settle(tuple(sent), _refusal(553, "5.1.7", str(error)), "mail")
             return
         if recipients:
             end = () if chunking else (core.data(),)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from binascii import b2a_base64
 from collections import deque
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NoReturn
+
+import msgspec
 
 from poprep_cli.errors import LocalProtocolError, RemoteProtocolError
 from poprep_cli.protocol.wire import ReceiveBuffer, argument, printable
@@ -32,20 +34,24 @@ _MECHANISM = re.compile(rb"[A-Z0-9_-]{1,20}")  # RFC 4422 3.1
 _NOT_IN_PATH = re.compile(rb"[\x00-\x20\x7f<>]")
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True, gc=False):
     """A command: its verb, for messages and tests, and its line with CRLF, which may hold a secret and is not shown."""
 
     verb: str
-    line: bytes = field(repr=False)
+    line: bytes
+
+    def __repr__(self) -> str:
+        return f"<{self.verb}>"
 
     @property
     def secret(self) -> bytes:
         """What the transcript masks, b"" if it masks nothing."""
+        if not self.verb.startswith("AUTH"):
+            return b""
         words = self.line.split()
         if self.verb == "AUTH response":
             return words[0] if words and words != [b"*"] else b""
-        return words[2] if self.verb == "AUTH" and len(words) > 2 and words[2] != b"=" else b""
+        return words[2] if len(words) > 2 and words[2] != b"=" else b""
 
     @property
     def shown(self) -> str:
@@ -64,8 +70,7 @@ _NOOP = Command("NOOP", b"NOOP\r\n")
 _QUIT = Command("QUIT", b"QUIT\r\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A reply: its code, the enhanced status code or "" (RFC 2034), its lines without the code, and what it answers."""
 
     code: int
@@ -119,13 +124,18 @@ class SmtpClient:
         """How many replies are still to come."""
         return len(self._outstanding)
 
+    @property
+    def buffered(self) -> bool:
+        """Whether octets are here that were not taken as a reply yet."""
+        return bool(self._buffer)
+
     def send(self, *commands: Command) -> bytes:
         """Return the octets of `commands`, to be written now, and expect a reply to each.
 
         Raises RemoteProtocolError if the server has said something that nobody asked for. A 421 it may say at any time
         (RFC 5321 3.8): it becomes the reply to the first of `commands`.
         """
-        if self._buffer and not self._outstanding:
+        if not self._outstanding and self._buffer:
             self._refuse_unasked()
         self._outstanding.extend(commands)
         if len(commands) == 1:
@@ -254,6 +264,7 @@ def mail(reverse_path: bytes, *, size: int | None = None, body_8bit: bool = Fals
     return _command("MAIL", line, MAX_COMMAND)
 
 
+@lru_cache(maxsize=256)  # most mail goes to the same few
 def rcpt(forward_path: bytes) -> Command:
     """Return RCPT for a forward path without < and >. Raises LocalProtocolError if it is empty or can't be sent."""
     if not forward_path:
@@ -320,11 +331,9 @@ def _host(name: str | bytes) -> bytes:
 
 
 def _path(path: bytes, what: str) -> bytes:
-    octets = argument(path, what)
-    if _NOT_IN_PATH.search(octets):
-        raise LocalProtocolError(
-            f"the {what} {printable(octets, 100)} contains a space, < or >, or a control character"
-        )
-    if len(octets) > MAX_PATH:
-        raise LocalProtocolError(f"the {what} {printable(octets, 100)} has more than {MAX_PATH} octets")
-    return octets
+    if _NOT_IN_PATH.search(path):
+        argument(path, what)
+        raise LocalProtocolError(f"the {what} {printable(path, 100)} contains a space, < or >, or a control character")
+    if len(path) > MAX_PATH:
+        raise LocalProtocolError(f"the {what} {printable(path, 100)} has more than {MAX_PATH} octets")
+    return path

@@ -345,6 +345,27 @@ def test_a_connector_overrides_max_in_flight_alone(tmp_path: Path) -> None:
     assert told.startswith("FILE:14: connector.office.smtp.max_in_flight: 65 ")
 
 
+@pytest.mark.parametrize("number", [1, 16])
+def test_connections(tmp_path: Path, number: int) -> None:
+    path = write(tmp_path, GOOD)
+    assert load(path).connectors[0].smtp.connections == 1 == Smtp(addresses=()).connections
+    assert set_value(path, "smtp.connections", str(number)) == ()
+    assert load(path).connectors[0].smtp.connections == number
+
+
+@pytest.mark.parametrize("value", ["0", "17", "-1", "1.0", "true", '"8"', '"auto"', "[]"])
+def test_connections_that_may_not_be(tmp_path: Path, value: str) -> None:
+    (told,) = faults(tmp_path, with_smtp(f"connections = {value}"))
+    assert told.startswith("FILE:3: smtp.connections: ")
+    assert told.endswith(" is not allowed; allowed: a whole number from 1 to 16")
+
+
+def test_a_connector_overrides_connections_alone(tmp_path: Path) -> None:
+    text = with_smtp("connections = 4\nmax_in_flight = 7") + "[connector.office.smtp]\nconnections = 2\n"
+    smtp = load(write(tmp_path, text)).connectors[0].smtp
+    assert (smtp.connections, smtp.max_in_flight) == (2, 7)
+
+
 DELIVERY = "[connector.office.delivery]\n"
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poprep_cli.engine.message import HEADER_OCTETS, Message, field, header_fields, receive
-from poprep_cli.errors import ConnectionFailed, StateError
+from poprep_cli.errors import ConnectionFailed, RemoteProtocolError, StateError
 from poprep_cli.protocol.wire import TERMINATOR, mend_parts, stuff, unstuff
 
 HEADER = b"Message-ID: <1@x>\r\nDate: Mon, 23 Nov 2026 09:41:00 +0000\r\nFrom: a@b.example\r\nSubject: x\r\n\r\n"
@@ -130,6 +130,16 @@ def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "fdopen", FullFile)
     with pytest.raises(StateError, match="no space left"):
         in_file(raw_block(HEADER * 3), tmp_path, 50)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_limit_is_for_the_content_alone(tmp_path) -> None:
+    content = HEADER + b"..x\r\n" * 50
+    message = receive(b"u", cut(stuff(content), 100), tmp_path / "x.part", len(content))
+    assert message.octets == len(content) == (tmp_path / "x.part").stat().st_size
+    message.discard()
+    with pytest.raises(RemoteProtocolError, match="max_message_size"):
+        receive(b"u", cut(stuff(content), 100), tmp_path / "x.part", len(content) - 1)
     assert list(tmp_path.iterdir()) == []
 
 

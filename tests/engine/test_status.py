@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -51,3 +52,16 @@ def test_the_clock_is_set_for_tests_only(monkeypatch) -> None:
     assert clock.now().microsecond == 0
     monkeypatch.setenv("POPREP_TESTING", "1")
     assert stamp(clock.now()) == "2001-02-03T04:05:06Z"
+
+
+def test_ticks_are_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POPREP_TESTING", raising=False)
+    ticks = clock.Ticks()
+    before, found, after = clock.now(), ticks.now(), clock.now()
+    assert before <= found <= after
+    monkeypatch.setattr(time, "time", lambda: 1_000_000_000.9)
+    assert stamp(ticks.now()) == "2001-09-09T01:46:40Z"
+    assert ticks.now() is ticks.now()
+    monkeypatch.setenv("POPREP_TESTING", "1")
+    monkeypatch.setenv("POPREP_TEST_CLOCK", "2001-02-03T04:05:06Z")
+    assert stamp(clock.Ticks().now()) == "2001-02-03T04:05:06Z"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -444,6 +444,9 @@ stages = st.sampled_from(["rset", "mail", "rcpt", "data", "bdat", "mid-data", "e
     sizes=st.lists(st.sampled_from([0, 0, 0, 3000, 70_000, 150_000]), min_size=1, max_size=20),
     limit=st.sampled_from([1, 2, 8, 64]),
     chunking=st.booleans(),
+)
+@example(  # a server that takes the rest of a letter after it has refused its first chunk
+    replies={"bdat": REPLIES[0]}, drop=None, places={"bdat": {1, 2, 3}}, sizes=[0, 0, 150_000], limit=1, chunking=True
 )
 def test_each_letter_has_one_outcome(replies, drop, places, sizes, limit, chunking) -> None:
     replies = {stage: reply for stage, reply in replies.items() if stage not in ("mid-data", "after-accept")}

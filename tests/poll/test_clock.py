@@ -226,16 +226,16 @@ def test_a_server_that_expires_mail_sooner_is_told_once(world: World, at: Pass) 
     def capabilities(expire: bytes) -> Pop3Faults:
         return Pop3Faults(capa=(b"USER", b"UIDL", expire))
 
-    world.letters(1)
+    world.letters(1)  # what the server announces is asked once a day
     sooner = r"deletes mail by itself after 7 days \(EXPIRE 7\), sooner than remove_after_days = 14 does"
     world.pop3.faults = capabilities(b"EXPIRE 7")
     at("2026-11-01T09:00:00Z").ended(0, sooner)
     at("2026-11-01T09:05:00Z").ended(0)
     world.pop3.faults = capabilities(b"EXPIRE 0 USER")
-    at("2026-11-01T09:10:00Z").ended(0, r"may delete mail as soon as it was read \(EXPIRE 0 USER\)")
-    at("2026-11-01T09:15:00Z").ended(0)
+    at("2026-11-02T09:10:00Z").ended(0, r"may delete mail as soon as it was read \(EXPIRE 0 USER\)")
+    at("2026-11-02T09:15:00Z").ended(0)
     world.pop3.faults = capabilities(b"EXPIRE NEVER")
-    at("2026-11-01T09:20:00Z").ended(0)
+    at("2026-11-03T09:20:00Z").ended(0)
     world.pop3.faults = capabilities(b"EXPIRE 7")
-    at("2026-11-01T09:25:00Z").ended(0, sooner)
+    at("2026-11-04T09:25:00Z").ended(0, sooner)
     assert world.left == ["u1"]

@@ -52,10 +52,10 @@ def test_it_is_overridden(delayed: World, monkeypatch: pytest.MonkeyPatch, argum
 
 
 def test_a_delay_that_is_announced_no_more_is_over(delayed: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    at(monkeypatch, "09:11:00")
     delayed.heal()
+    monkeypatch.setenv("POPREP_TEST_CLOCK", "2026-11-02T09:00:00Z")  # what it announces is asked once a day
     delayed.poll().ended(0)
-    at(monkeypatch, "09:11:01")
+    monkeypatch.setenv("POPREP_TEST_CLOCK", "2026-11-02T09:00:01Z")
     delayed.poll().ended(0)
     assert len(delayed.pop3.sessions) == 3
 

@@ -88,14 +88,14 @@ class Workers:
 
 
 class Gate:
-    """Keeps whoever says CAPA waiting until it is opened, or the first one only; `visitors` says how many did."""
+    """Keeps whoever logs in waiting until it is opened, or the first one only; `visitors` says how many did."""
 
     def __init__(self, world: World, *, first_only: bool = False) -> None:
         self._first_only = first_only
         self.reached = threading.Event()
         self._opened = threading.Event()
         self.visitors = 0
-        world.pop3.faults = Pop3Faults(replies={"CAPA": self._wait})
+        world.pop3.faults = Pop3Faults(replies={"APOP": self._wait})
 
     def _wait(self, _: bytes) -> None:
         self.visitors += 1

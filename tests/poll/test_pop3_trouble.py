@@ -235,7 +235,7 @@ def test_mail_that_is_hidden_is_delivered_and_left(world: World) -> None:
     world.leave_copy = True
     world.letters(3)
     world.pop3.faults = Pop3Faults(hide_read=True)
-    world.poll().ended(0)
+    world.poll().ended(0, "EXPIRE 0")
     assert world.arrived == world.sent
     world.poll().ended(0)
     assert world.arrived == world.sent

@@ -63,7 +63,7 @@ def test_mail_that_reading_would_hide_stays_visible(world: World) -> None:
     world.leave_copy = True
     world.letters(3)
     world.pop3.faults = Pop3Faults(hide_read=True)
-    world.poll().ended(0)
+    world.poll().ended(0, "EXPIRE 0")
     assert len(world.pop3.maildrop.mail(unread=True)) == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -237,7 +238,7 @@ def test_stuffing(content, block) -> None:
     assert stuff(content) == block
     assert unstuff(block) == content
     assert b"".join(stuff_parts(one_by_one(content))) == block
-    assert b"".join(unstuff_parts(one_by_one(block))) == content
+    assert b"".join(unstuff_parts(one_by_one(block))) == content + b".\r\n"
 
 
 def test_content_without_a_last_line_end_gets_one() -> None:
@@ -266,7 +267,45 @@ def test_stuffing_in_parts(content: bytes, places: list[int]) -> None:
 def test_unstuffing_in_parts(content: bytes, places: list[int]) -> None:
     # Any content, whether or not it was stuffed well, with an end.
     block = content + b"\r\n.\r\n"
-    assert b"".join(unstuff_parts(cut_up(block, places))) == unstuff(block)
+    assert b"".join(unstuff_parts(cut_up(block, places))) == unstuff(block) + b".\r\n"
+
+
+# Dots far from each other, close together, and both: they are looked for in two ways.
+
+spaced = st.lists(
+    st.sampled_from(
+        [b"\r\n.", b"\r\n..", b".", b"..", b"\r\n", b"\r", b"\n", b"a" * 300, b"b" * 2000, b"." * 40, b"\r\n." * 9]
+    ),
+    max_size=30,
+).map(b"".join)
+far_cuts = st.lists(st.integers(0, 20_000), max_size=8)
+
+
+@given(spaced, far_cuts)
+def test_dots_at_any_distance_are_stuffed(content: bytes, places: list[int]) -> None:
+    assert b"".join(stuff_parts(cut_up(content, places))) == stuff(content)
+    block = content + b"\r\n.\r\n"
+    assert b"".join(unstuff_parts(cut_up(block, places))) == unstuff(block) + b".\r\n"
+
+
+@given(spaced, far_cuts, st.sampled_from([50, 5000, 1 << 20]))
+def test_the_end_is_found_behind_dots_at_any_distance(content: bytes, places: list[int], part_octets: int) -> None:
+    block = stuff(b"".join(mend_parts([content])))
+    parts = parts_of(block, cut_up(block + b"+OK\r\n.\r\n", places), part_octets)
+    assert parts[-1].last
+
+
+@pytest.mark.parametrize(
+    "octets", [b".", b"..", b"\r\n.", b"\r\n..", b".\r\n", b"\r\n", b"\n.", b"a", b"\r\n." + b"a" * 600]
+)
+def test_no_content_makes_looking_for_dots_slow(octets: bytes) -> None:
+    content = octets * ((4 << 20) // len(octets)) + b"\r\n"
+    pieces = [content[begin : begin + (1 << 18)] for begin in range(0, len(content), 1 << 18)]
+    began = time.process_time()
+    block = b"".join(stuff_parts(pieces))
+    parts = parts_of(block, [block[begin : begin + (1 << 18)] for begin in range(0, len(block), 1 << 18)], 1 << 20)
+    assert b"".join(unstuff_parts([part.data for part in parts])) == content + b".\r\n"
+    assert time.process_time() - began < 1  # it takes 0.05 s
 
 
 # Mended line ends
@@ -301,6 +340,7 @@ def without_line_ends(data: bytes) -> bytes:
 @given(octets, cuts)
 def test_mending_in_parts(content: bytes, places: list[int]) -> None:
     mended = b"".join(mend_parts([content]))
+    assert mended == re.sub(rb"\r+\n|\r|\n", b"\r\n", content)
     assert b"".join(mend_parts(cut_up(content, places))) == mended
     assert mended.count(b"\r\n") == mended.count(b"\r") == mended.count(b"\n")
     assert without_line_ends(mended) == without_line_ends(content)
@@ -336,6 +376,19 @@ def test_canonical_check_remembers_every_part() -> None:
     for part in (b"a\nb", b"\0", b"\xff", b"clean\r\n"):
         check.add(part)
     assert (check.canonical, check.ascii, check.nul) == (False, False, True)
+
+
+@given(octets, cuts)
+def test_canonical_check_of_parts(content: bytes, places: list[int]) -> None:
+    parts = cut_up(content, places)
+    check = CanonicalCheck()
+    for part in parts:
+        check.add(part)
+    apart = any(one.endswith(b"\r") and other.startswith(b"\n") for one, other in pairwise(filter(None, parts)))
+    if not apart:  # a part never ends between a CR and its LF
+        assert check.canonical is (re.search(rb"\r(?!\n)|(?<!\r)\n", content) is None)
+    assert check.ascii is content.isascii()
+    assert check.nul is (b"\0" in content)
 
 
 # Text for people
