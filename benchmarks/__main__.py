@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.document import BEGIN, END, check, insert
+
 PACKAGES = ("click", "msgspec", "pytest", "trustme")
 MECHANISMS = ("plain",)  # Dovecot's default
 
@@ -64,7 +66,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def measure(names: str | None, programs: str | None, rounds: int, *, quick: bool) -> dict[str, Any]:
+def measure(names: str | None, programs: str | None, rounds: int, *, quick: bool, fast: bool) -> dict[str, Any]:
     """Measure workloads and return the figures. Raises ValueError for a workload or program that there is not."""
     from benchmarks.contenders import contenders
     from benchmarks.peers import selected
@@ -86,46 +88,92 @@ def measure(names: str | None, programs: str | None, rounds: int, *, quick: bool
     with Meter() as meter, Sink() as sink, Dovecot(users, mechanisms=MECHANISMS) as dovecot:
         field = Field(dovecot, sink, meter)
         for workload in workloads:
-            runs = field.run(workload, contenders(workload, peers), rounds, lambda line: print(line, file=sys.stderr))
+            runs = field.run(workload, contenders(workload, peers), rounds, _say, fast=fast)
             results["workloads"][workload.name] = {
                 "title": workload.title,
-                "messages": workload.messages * workload.users,
+                "messages": workload.whole,
+                "kept": workload.kept,
                 "runs": {name: [run.as_dict() for run in one] for name, one in runs.items()}
                 | {name: [] for name in absent if not workload.alone},
             }
     return results
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0, 1 if a run of poprep's went wrong, 2 if something is missing."""
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", metavar="W1,W2", help="these workloads, not all")
     parser.add_argument("--programs", metavar="poprep,fdm", help="these programs beside the limit, not all")
     parser.add_argument("--rounds", type=int, default=5, help="how often each program does each workload (5)")
+    parser.add_argument("--fast", action="store_true", help="a share of the mail for who takes over 20 s, scaled")
     parser.add_argument("--quick", action="store_true", help="a tenth of the mail, to try whether all works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures in this file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures as SVG into this file")
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE", help=f"put tables and plot into this document, between {BEGIN} and {END}"
+    )
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="measure nothing, show the figures that --json kept"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit code: 0, 1 if a run of poprep's went wrong, 2 if something is missing."""
+    parser = _parser()
     options = parser.parse_args(arguments)
-    lacking = missing()
+    lacking = missing() if options.source is None else []
     if lacking:
         print("python -m benchmarks needs", *(f"  {what}" for what in lacking), sep="\n", file=sys.stderr)
         return 2
-    from benchmarks.peers import POPREP
-    from benchmarks.plot import svg
-    from benchmarks.table import good, markdown
-
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the servers end with this process
     try:
-        results = measure(options.only, options.programs, options.rounds, quick=options.quick)
+        if options.into is not None:
+            check(options.into)  # before an hour is spent
+        results = _kept(options.source) if options.source is not None else None
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    try:
+        results = results or _measured(options)
     except ValueError as error:
         parser.error(str(error))
-    if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    if options.plot is not None:
-        options.plot.write_text(svg(results), "utf-8")
-    print(markdown(results))
-    ours = [one["runs"].get(POPREP, []) for one in results["workloads"].values()]
+    _publish(results, options)
+    from benchmarks.figures import good, is_ours
+
+    ours = [runs for one in results["workloads"].values() for name, runs in one["runs"].items() if is_ours(name)]
     return int(any(len(good(runs)) < len(runs) for runs in ours))
+
+
+def _kept(source: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(source.read_text("utf-8"))
+    return kept
+
+
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the servers end with this process
+    return measure(options.only, options.programs, options.rounds, quick=options.quick, fast=options.fast)
+
+
+def _publish(results: dict[str, Any], options: argparse.Namespace) -> None:
+    """Keep the figures, draw them, put them into a document, and print them."""
+    from benchmarks.plot import svg
+    from benchmarks.table import markdown
+
+    if options.json is not None:
+        _write(options.json, json.dumps(results, indent=1) + "\n")
+    if options.plot is not None:
+        _write(options.plot, svg(results))
+    text = markdown(results)
+    if options.into is not None:
+        insert(options.into, text, options.plot)
+    print(text)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

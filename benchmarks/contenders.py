@@ -6,24 +6,32 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from benchmarks.peers import PEERS, POPREP, Command, Peer, Setting
 from benchmarks.servers import PASSWORD, ROOT
-from benchmarks.workloads import COPY, START, Workload
+from benchmarks.workloads import COPY, LIST, START, Workload
 
 IMPORTS = "python imports"
+FIRST_PASS, FIRST_QUIET = f"{POPREP}, first pass", f"{POPREP}, first quiet pass"
 RAW, RAW_DATA, RAW_BDAT, VERSION = "raw listing", "raw copy, DATA", "raw copy, BDAT", "poprep --version"
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A column of the table. `prepare` returns the commands of one run; with `inside` they tell their seconds themselves."""
+    """A row of the table. `prepare` returns the commands of one run; with `inside` they tell their seconds themselves.
+
+    With `again` the run that counts is not the first one in its folder; `between` changes the folder after the one before.
+    """
 
     name: str
     prepare: Callable[[Setting], list[Command]]
     codes: tuple[int, ...] = (0,)
     inside: bool = False
     moves: bool = True  # whether it does the workload, or is a yardstick without servers
+    again: bool = True
+    between: Callable[[Path], None] | None = None
+    scales: bool = True  # whether it may do a share of a workload for which it takes long
 
 
 def _raw(*, chunked: bool, submits: bool) -> Callable[[Setting], list[Command]]:
@@ -51,7 +59,7 @@ def contenders(workload: Workload, peers: Sequence[Peer] = PEERS) -> list[Conten
     found = []
     if workload.kind == COPY:
         found += [
-            Contender(name, _raw(chunked=chunked, submits=True), inside=True)
+            Contender(name, _raw(chunked=chunked, submits=True), inside=True, again=False)
             for name, chunked in ((RAW_BDAT, True), (RAW_DATA, False))
             if workload.chunking or not chunked
         ]
@@ -65,10 +73,31 @@ def contenders(workload: Workload, peers: Sequence[Peer] = PEERS) -> list[Conten
     for peer in peers:
         if peer.missing or (workload.alone and peer.name != POPREP):
             continue
-        found.append(Contender(peer.name, peer.prepare, peer.codes))
         if peer.name == POPREP:
-            found += [
-                Contender(f"{POPREP}, {name}", _with_options(peer, options), peer.codes)
-                for name, options in workload.options.items()
-            ]
+            found += _ours(workload, peer)
+        else:
+            found.append(Contender(peer.name, peer.prepare, peer.codes))
     return found
+
+
+def _ours(workload: Workload, peer: Peer) -> list[Contender]:
+    """Return poprep as it is by default, with other options, and without what an earlier pass leaves."""
+    whole = Contender(peer.name, peer.prepare, peer.codes, scales=False)
+    found = [whole]
+    found += [
+        replace(whole, name=f"{POPREP}, {name}", prepare=_with_options(peer, options))
+        for name, options in workload.options.items()
+    ]
+    if workload.first and workload.kind == COPY:
+        found.append(replace(whole, name=FIRST_PASS, again=False))
+    if workload.first and workload.kind == LIST:
+        found.append(replace(whole, name=FIRST_QUIET, between=_forget_quiet))
+    return found
+
+
+def _forget_quiet(folder: Path) -> None:
+    """Remove the memo of the last quiet pass over a large mailbox."""
+    for path in (folder / "state").glob("*.status.json"):
+        status = json.loads(path.read_text("utf-8"))
+        status.pop("quiet", None)
+        path.write_text(json.dumps(status), "utf-8")

@@ -1,4 +1,4 @@
-"""Results as tables: medians, and how many times the limit's and poprep's each is."""
+"""A workload's results as a table: medians, and how many times the limit's and poprep's each is; all of them as one document."""
 
 from __future__ import annotations
 
@@ -6,27 +6,17 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.contenders import RAW, RAW_BDAT, RAW_DATA
+from benchmarks.figures import Runs, limit_of, part_of, processor, seconds
 from benchmarks.peers import POPREP
-
-Runs = Sequence[Mapping[str, Any]]
+from benchmarks.summary import growth, summary, written
 
 _TRIPS = {"pop3_round_trips": "POP3 round trips a message", "smtp_round_trips": "SMTP round trips a message"}
 
 
-def good(runs: Runs) -> list[Mapping[str, Any]]:
-    """Return the runs without error."""
-    return [run for run in runs if not run["error"]]
-
-
-def seconds(runs: Runs) -> float | None:
-    """Return the median time of runs of which none had an error, else None."""
-    return median(run["seconds"] for run in runs) if runs and len(good(runs)) == len(runs) else None
-
-
 def markdown(results: Mapping[str, Any]) -> str:
-    """Return all workloads' tables, and under which circumstances they were measured."""
-    parts = [circumstances(results)]
+    """Return the circumstances of a measurement, its summary, and all workloads' tables."""
+    parts = [circumstances(results), "### Summary\n", summary(results)]
+    parts += [f"{text}\n" for text in growth(results)]
     for name, workload in results["workloads"].items():
         parts.append(f"### {name}: {workload['title']}\n")
         parts.append(table(workload))
@@ -43,17 +33,13 @@ def circumstances(results: Mapping[str, Any]) -> str:
 def table(workload: Mapping[str, Any]) -> str:
     """Return a workload's table."""
     runs: Mapping[str, Runs] = workload["runs"]
-    limits = [time for name in (RAW_BDAT, RAW_DATA, RAW) if (time := seconds(runs.get(name, ()))) is not None]
-    limit = min(limits, default=None)
+    _, limit = limit_of(workload) or ("", None)
     ours = seconds(runs.get(POPREP, ()))
-    messages = workload["messages"]
     away = [key for key in _TRIPS if any(run[key] is not None for one in runs.values() for run in one)]
     head = ["", "seconds", "of the limit", "of poprep", "CPU s", "peak MiB", "runs"]
     head += [_TRIPS[key] for key in away]
-    rows = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for name, one in runs.items():
-        rows.append(_row(name, one, limit, ours, away, messages))
-    return "\n".join(["| " + " | ".join(row) + " |" for row in rows] + [""])
+    rows = [_row(name, one, limit, ours, away, workload["messages"]) for name, one in runs.items()]
+    return written([head, *rows])
 
 
 def _row(
@@ -63,16 +49,17 @@ def _row(
     if time is None:
         why = next((run["error"] for run in runs if run["error"]), "not installed")
         return [name, why, "", "", "", "", str(len(runs)), *([""] * len(away))]
+    part = part_of(runs)
     cells = [
         name,
         f"{time:.3f}",
         _ratio(time, limit),
         _ratio(time, ours),
-        f"{median(run['cpu'] for run in runs):.2f}",
+        f"{processor(runs):.2f}",
         f"{median(run['peak_kib'] for run in runs) / 1024:.0f}",
-        str(len(runs)),
+        f"{len(runs)}, of {part:,} messages, scaled" if part else str(len(runs)),
     ]
-    return [*cells, *(f"{median(run[key] for run in runs) / messages:.2f}" for key in away)]
+    return [*cells, *(f"{median(run[key] for run in runs) / (part or messages):.2f}" for key in away)]
 
 
 def _ratio(time: float, base: float | None) -> str:
