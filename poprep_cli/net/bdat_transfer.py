@@ -19,6 +19,7 @@ from poprep_cli.net.passage import Passage, Passages
 from poprep_cli.net.smtp_link import SmtpLink
 from poprep_cli.net.transaction import Letter, Transaction
 from poprep_cli.protocol.smtp import Reply
+from poprep_cli.protocol.wire import PART_OCTETS
 
 COALESCED = (
     1 << 16
@@ -48,10 +49,14 @@ class BdatTransfer:
         "_proven",
         "_reset",
         "_smtp",
+        "_trusted",
         "_waiting",
     )
 
-    def __init__(self, link: SmtpLink, smtp: Smtp, extensions: dict[str, str], passages: Passages) -> None:
+    def __init__(
+        self, link: SmtpLink, smtp: Smtp, extensions: dict[str, str], passages: Passages, longest: int = 0
+    ) -> None:
+        """Prepare. `longest` says that this server has shown in an earlier session that it knows BDAT, see `proof`."""
         self._link = link
         self._smtp = smtp
         self._extensions = extensions
@@ -59,8 +64,9 @@ class BdatTransfer:
         self._buffer: list[bytes] = []
         self._waiting: list[Passage] = []  # those whose octets are in the buffer
         self._buffered = 0
-        self._longest = 0  # octets of a reply
-        self._proven = False  # whether the server has shown that it knows BDAT
+        self._longest = longest  # octets of a reply
+        self._trusted = longest > 0  # to know BDAT
+        self._proven = False  # whether the server has shown in this session that it does
         self._reset = False  # whether the last transaction failed
         self._farewell: Reply | None = None  # 421
 
@@ -69,10 +75,15 @@ class BdatTransfer:
         """Whether the server waits for a command, with nothing half said."""
         return self._link.outstanding == 0
 
+    @property
+    def proof(self) -> int:
+        """The octets of the longest reply, if the server has shown in this session that it knows BDAT, else 0."""
+        return self._longest if self._proven else 0
+
     def room(self, letter: Letter, limit: int) -> bool:
         """Whether a letter may be sent without waiting for the replies to those before, and at most `limit` are in flight.
 
-        The first one of a session goes alone: a server that doesn't know the BDAT which it announces would take the
+        The first one of all goes alone: a server that doesn't know the BDAT which it announces would take the
         octets of all that follow for commands.
         """
         return len(self._passages) < limit and self._fits(letter)
@@ -81,19 +92,24 @@ class BdatTransfer:
         """Send a letter as far as the replies allow. A small one may stay in the buffer until it is worth a write."""
         reset = self._reset or not self.idle
         transaction = Transaction(letter, self._extensions, reset=reset, chunking=True)
-        fits = self._fits(letter) and len(transaction.commands) < self._window
+        alone = self.waits_to_send(letter)
         passage = self._passages.add(transaction, before_end)
         if passage.settled:
             return
         parts = iter(letter.plain())
         first, second = next(parts, b""), next(parts, None)
         try:
-            if fits and second is None:
+            if second is None and not alone:
                 self._pack(passage, first)
             else:
                 self._stream(passage, first, () if second is None else chain((second,), parts))
         except (ConnectionFailed, RemoteProtocolError) as error:
             self._broke(error)
+
+    def waits_to_send(self, letter: Letter) -> bool:
+        """Whether replies are waited for while this letter is sent."""
+        commands = len(letter.forward_paths) + 2
+        return letter.octets >= PART_OCTETS or commands >= self._window or not self._fits(letter)
 
     def finish(self, _following: Letter | None = None) -> None:
         """Send what is in the buffer."""
@@ -117,7 +133,7 @@ class BdatTransfer:
     def _fits(self, letter: Letter) -> bool:
         if self.idle:
             return True
-        return self._proven and self._link.outstanding + len(letter.forward_paths) + 3 <= self._window
+        return self._trusted and self._link.outstanding + len(letter.forward_paths) + 3 <= self._window
 
     @property
     def _window(self) -> int:
@@ -172,7 +188,7 @@ class BdatTransfer:
             return
         for part in rest:
             self._chunk(passage, first, last=False)
-            if not self._are_taken(passage, CHUNKS_AHEAD if self._proven else 0):
+            if not self._are_taken(passage, CHUNKS_AHEAD if self._trusted else 0):
                 return
             first = part
         # A server that goes on after it refused a chunk would take the rest for the whole.
@@ -245,6 +261,7 @@ class BdatTransfer:
                 passage.failure = error
             raise error
         self._proven = bool(paths)
+        self._trusted = self._trusted or self._proven
 
     def _bid_farewell(self, reply: Reply) -> None:
         """Send nothing more. What was sent may still be answered; the rest has this reply for a verdict."""

@@ -6,6 +6,7 @@ costs one round trip; without it each command waits for its reply.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -14,10 +15,12 @@ from poprep_cli.errors import ConnectionFailed, LocalProtocolError, RemoteProtoc
 from poprep_cli.net.passage import Passage, Passages
 from poprep_cli.net.smtp_link import SmtpLink
 from poprep_cli.net.transaction import Letter, Transaction
+from poprep_cli.protocol.smtp import Reply
 from poprep_cli.protocol.wire import TERMINATOR
 
 WINDOW = 100  # commands in one group: more could fill both directions while neither side reads (RFC 2920 3.1)
 LAST_WORDS = 1.0  # seconds for what a server has to say that stopped reading
+LEAST = 0.2  # seconds for a reply whose time was over before anybody could look whether it is here
 
 
 class DataTransfer:
@@ -31,6 +34,7 @@ class DataTransfer:
     """
 
     __slots__ = (
+        "_asked",
         "_ending",
         "_entering",
         "_extensions",
@@ -67,6 +71,7 @@ class DataTransfer:
         self._last = b""
         self._ending: Passage | None = None  # whose end has left, and who is not answered
         self._reset = False  # whether a transaction failed half-way, so that RSET goes before the next one
+        self._asked = 0.0  # since when a reply is waited for, with `overlapping` (monotonic seconds)
 
     @property
     def idle(self) -> bool:
@@ -131,7 +136,7 @@ class DataTransfer:
             return
         transaction = passage.transaction
         while transaction.answered < transaction.sent:
-            reply = self._link.reply(self._smtp.timeout)
+            reply = self._reply(self._smtp.timeout)
             if reply.code == 421:
                 transaction.cut_short(reply)
                 self._link.close()
@@ -141,6 +146,7 @@ class DataTransfer:
                 raise self._link.out_of_step(reply)
         if not transaction.finished:
             self._link.stream.write(self._link.group(*transaction.window(self._window)), self._smtp.timeout)
+            self._note_question()
             self._entering = passage
             return
         self._reset = not transaction.go_ahead
@@ -171,6 +177,7 @@ class DataTransfer:
         except ConnectionFailed as error:
             self._last_words(passage, error)
             return
+        self._note_question()
         self._ending = passage
 
     def _answered(self) -> None:
@@ -182,6 +189,22 @@ class DataTransfer:
         if self._entering is not None and not self._link.alive:
             self._entering.failure = self._has_ended()
             self._entering = None
+
+    def _reply(self, timeout: float) -> Reply:
+        """Return the next reply. With `overlapping` its time began when it was asked for: other sessions were waited for since.
+
+        Else a server that hangs would cost that time once for each session.
+        """
+        if not self._overlapping:
+            return self._link.reply(timeout)
+        left = timeout - (time.monotonic() - self._asked)
+        reply = self._link.reply(max(left, min(timeout, LEAST)))
+        self._note_question()
+        return reply
+
+    def _note_question(self) -> None:
+        if self._overlapping:
+            self._asked = time.monotonic()
 
     def _has_ended(self) -> ConnectionFailed:
         return ConnectionFailed(f"the session with {self._link.stream.server} has ended")
@@ -251,7 +274,7 @@ class DataTransfer:
         ending = False
         for group in groups:
             try:
-                reply = self._link.reply(self._smtp.data_timeout)
+                reply = self._reply(self._smtp.data_timeout)
             except (ConnectionFailed, RemoteProtocolError) as error:
                 self._link.close()
                 passage.outcome = transaction.outcome(f"the end of the message was sent, then: {error}")

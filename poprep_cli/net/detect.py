@@ -52,7 +52,8 @@ class Answers(msgspec.Struct, frozen=True):
 class Memory(msgspec.Struct, frozen=True):
     """What the last login teaches: the method that worked, under which announcements, and what not to ask.
 
-    `mute` are the questions that the server hangs or hangs up on, and the type of channel binding that it does not know;
+    `mute` are the questions that the server hangs or hangs up on, the type of channel binding that it does not know, and
+    `BEHIND` if it does not answer what comes together with a login;
     `listed` are the methods that AUTH without argument listed. With `answers` that method is tried without asking for CAPA.
     """
 
@@ -68,6 +69,8 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 NO_MEMORY = Memory()
+BEHIND = "PIPELINING"  # among what is mute: commands in one write with those of a login
+_ONE_TURN = ("plain", "apop", "user")  # methods whose commands need no answer in between
 _TLS = "; TLS"  # the end of announcements that were made in TLS
 
 
@@ -193,6 +196,20 @@ class Detector:
     def preferred(self, link: Link, detected: Detected) -> str:
         """Return the method that worked last time, if the announcements and the settings are still those, else ""."""
         return self._memory.method if self._memory.announcements == self.announcements(link, detected) else ""
+
+    def takes_more(self, link: Link, detected: Detected, method: str) -> bool:
+        """Return whether commands may come behind a login by `method` in one write with it (RFC 2449 6.6).
+
+        It is the method that worked last time, and nothing has gone wrong since: where a server hangs up on a password that
+        is wrong by now, a try that fails is one try at each pass, not one with those commands and one without.
+        """
+        return (
+            method in _ONE_TURN
+            and "PIPELINING" in (detected.capabilities or ())
+            and self._memory.answers is not None
+            and BEHIND not in self.mute
+            and method == self.preferred(link, detected)
+        )
 
     def announcements(self, link: Link, detected: Detected) -> str:
         """Return what CAPA and the welcome announce and what is enabled, as a text to compare with the next time's."""

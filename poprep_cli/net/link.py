@@ -17,7 +17,8 @@ from poprep_cli.protocol.pop3 import STLS, Command, Pop3Client, Reply
 class Link:
     """One connection to a POP3 server, from its greeting on. `greeting` is the server's first reply.
 
-    Until `secrets` are forgotten they are masked in the text of every reply: servers echo what they are sent.
+    Until `secrets` are forgotten they are masked in the text of every reply, and in what the transcript shows of its block:
+    servers echo what they are sent.
     """
 
     __slots__ = ("_client", "_secrets", "_settings", "dialogue", "greeting", "stream")
@@ -72,16 +73,19 @@ class Link:
         self._secrets.update(forms(secret))
 
     def forget_secrets(self) -> None:
-        """Mask nothing more: the login is over, and what follows must come unchanged."""
+        """Mask nothing more: the login is over, with all that was sent together with it, and what follows must come unchanged."""
         self._secrets.clear()
 
     def _masked(self, reply: Reply) -> Reply:
-        text = reply.text
         if reply.challenge is not None:
             return reply
+        text = self._without_secrets(reply.text)
+        return reply if text == reply.text else replace(reply, text=text)
+
+    def _without_secrets(self, text: bytes) -> bytes:
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, b"***")
-        return reply if text == reply.text else replace(reply, text=text)
+        return text
 
     def _show(self, reply: Reply) -> None:
         if reply.challenge is not None and not reply.ok:
@@ -89,7 +93,7 @@ class Link:
             return
         self.dialogue.server(str(reply))
         if reply.block and not reply.command.is_mail:
-            self.dialogue.block(reply.block, whole=not reply.more)
+            self.dialogue.block(self._without_secrets(reply.block), whole=not reply.more)
 
     def parts(self, reply: Reply) -> Iterator[bytes]:
         """Yield the whole block of `reply`, part by part. It must be read to its end before the next reply."""

@@ -15,18 +15,17 @@ from poprep_cli.errors import (
     TlsError,
 )
 from poprep_cli.net import tls
-from poprep_cli.net.authenticate import Trial, Turn, exchange, mechanisms
-from poprep_cli.net.detect import NO_MEMORY, Detected, Detector, Memory
+from poprep_cli.net.authenticate import Trial
+from poprep_cli.net.detect import BEHIND, NO_MEMORY, Detected, Detector, Memory
 from poprep_cli.net.dialogue import SILENT, Dialogue
 from poprep_cli.net.link import Link
+from poprep_cli.net.one_method import OneMethod
 from poprep_cli.net.refusal import raise_if_for_now, refuse_greeting
 from poprep_cli.net.stop import Stop
 from poprep_cli.protocol import pop3 as commands
 from poprep_cli.protocol.pop3 import Reply
 from poprep_cli.protocol.sasl.mechanism import Credentials
 from poprep_cli.protocol.sasl.methods import REVERSIBLE, Candidate, candidates, described, misses_binding
-
-INITIAL_RESPONSE = 255 - 2  # octets of the whole AUTH command without its CRLF (RFC 2449 4, RFC 5034 4)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -49,6 +48,8 @@ class Session(msgspec.Struct):
     """An authenticated connection. `capabilities` is None where the server doesn't know CAPA.
 
     `failures` are the methods that were tried before `method` worked; `memory` is what saves the next login round trips.
+    With `sent_behind` what was to come behind the login is on its way: its replies are to be read first, and then
+    `link.forget_secrets` to be called. `takes_groups` is false where a group of commands broke a line of this login.
     """
 
     link: Link
@@ -57,6 +58,8 @@ class Session(msgspec.Struct):
     warnings: list[str] = msgspec.field(default_factory=list)
     failures: list[Failure] = msgspec.field(default_factory=list)
     memory: Memory = NO_MEMORY
+    sent_behind: bool = False
+    takes_groups: bool = True
 
 
 def log_in(
@@ -66,14 +69,16 @@ def log_in(
     memory: Memory = NO_MEMORY,
     dialogue: Dialogue = SILENT,
     trial: Trial | None = None,
+    behind: tuple[commands.Command, ...] = (),
 ) -> Session:
     """Connect to the server and log in. `memory` is what the last login left; `dialogue` gets the transcript.
-    With a `trial` its method alone is tried.
+    With a `trial` its method alone is tried. What is to come `behind` goes in one write with the login where the server is
+    known to take that, see `Session.sent_behind`; else it is not sent.
 
     Raises ConnectionFailed, TlsError, AuthenticationFailed, TemporaryReplyError (in use, too early), ReplyError,
     RemoteProtocolError, Stopped. No credential is sent before the TLS that the settings require.
     """
-    attempt = _Attempt(pop3, password, stop, memory, dialogue, trial)
+    attempt = _Attempt(pop3, password, stop, memory, dialogue, trial, behind)
     try:
         return attempt.run()
     except PoprepError as error:
@@ -89,15 +94,25 @@ class _Attempt:
     """One login, over as many connections as it takes."""
 
     def __init__(
-        self, pop3: Pop3, password: str, stop: Stop, memory: Memory, dialogue: Dialogue, trial: Trial | None
+        self,
+        pop3: Pop3,
+        password: str,
+        stop: Stop,
+        memory: Memory,
+        dialogue: Dialogue,
+        trial: Trial | None,
+        behind: tuple[commands.Command, ...],
     ) -> None:
         self._pop3 = pop3
         self._stop = stop
         self._dialogue = dialogue
         self._trial = trial
+        self._wanted = behind
+        self._takes_groups = True
         self._credentials = Credentials(pop3.user, password, pop3.domain, pop3.workstation)
         self._detector = Detector(pop3, memory if trial is None else memory.without_answers())
         self._link: Link | None = None
+        self._one: OneMethod  # the method that is tried
         self._detected = Detected()
         self._clear = False  # "wanted" TLS was tried and could not be had
         self.warnings: list[str] = []
@@ -105,7 +120,6 @@ class _Attempt:
         self._refused_by: Link | None = None  # the connection on which a method was refused
         self._broke = False
         self._told: tuple[str, str] | None = None
-        self._turns = 0  # round trips of the method that is tried
         self._garbage: RemoteProtocolError | None = None
         self._alarm: TlsError | None = None  # the server saw an attack in our not knowing what it announces now
 
@@ -130,7 +144,7 @@ class _Attempt:
             if candidate is None:
                 raise self._failed(found)
             self._dialogue.tell(f"logging in by {candidate.method}")
-            self._turns = 0
+            self._one = self._method(link, candidate)
             try:
                 reply = self._try(link, candidate)
             except TlsError as error:
@@ -140,6 +154,8 @@ class _Attempt:
                 self._detector.forget()
                 self.close()
                 continue
+            if reply is None and self._one.behind and self._link is None:
+                continue  # the same once more, without company
             self._note(reply)
             if candidate.method == preferred and (reply is None or not reply.ok):
                 self._detector.forget()
@@ -152,6 +168,11 @@ class _Attempt:
             self._weigh(reply, link, candidate)
             if reply.code == "AUTH" and candidate.method in REVERSIBLE:
                 raise self._failed(found)
+            if self._one.drained():
+                continue
+            self.close()
+            if not self._detected.recalled and self._choose(found) is None:
+                raise self._failed(found)  # another connection would be for nothing
 
     def _choose(self, found: tuple[Candidate, ...]) -> Candidate | None:
         """Return the next one to try: usable, not tried before, and the trial's if there is one."""
@@ -183,15 +204,17 @@ class _Attempt:
 
     def _fail(self, method: str, why: object, *, hung_up: bool = False) -> None:
         """Note a method that was tried in vain."""
-        failure = Failure(method, str(why), hung_up, self._turns)
+        failure = Failure(method, str(why), hung_up, self._one.turns)
         self._failures.append(failure)
         self._dialogue.tell(f"{method} failed{failure.cost and f', which cost {failure.cost}'}: {why}")
 
     def _session(self, link: Link, method: str) -> Session:
         memory = self._detector.learned(link, self._detected, method)
-        link.forget_secrets()
+        if not link.awaited:
+            link.forget_secrets()
         self._dialogue.tell(f"logged in by {method}")
-        return Session(link, self._detected.capabilities, method, self.warnings, self._failures, memory)
+        found, failures, behind = self._detected.capabilities, self._failures, bool(link.awaited)
+        return Session(link, found, method, self.warnings, failures, memory, behind, takes_groups=self._takes_groups)
 
     def close(self) -> None:
         """Drop the line."""
@@ -278,9 +301,9 @@ class _Attempt:
             raise TlsError(f"TLS did not begin after STLS: {error}") from error
 
     def _certificate(self) -> bytes | None:
-        from poprep_cli.net.untrusted import shown_certificate
+        from poprep_cli.net.untrusted import certificate_of_pop3
 
-        return shown_certificate(self._pop3, self._stop, self._dialogue)
+        return certificate_of_pop3(self._pop3, self._stop, self._dialogue)
 
     def _without_tls(self, why: str) -> None:
         if self._pop3.tls == "wanted":
@@ -298,72 +321,48 @@ class _Attempt:
 
     # One method
 
+    def _method(self, link: Link, candidate: Candidate) -> OneMethod:
+        return OneMethod(
+            link=link,
+            credentials=self._credentials,
+            unknown=self._detector.mute,
+            misses_binding=misses_binding(self._pop3.auth, self._detected.sources),
+            encrypted=self._detector.surroundings(link, self._detected).encrypted,
+            behind=self._wanted if self._detector.takes_more(link, self._detected, candidate.method) else (),
+        )
+
     def _try(self, link: Link, candidate: Candidate) -> Reply | None:
         """Return the server's verdict, or None if there was none: the line dropped, or the method can't be done."""
         method = candidate.method
         try:
-            if method == "user":
-                reply = self._ask(link, commands.user(self._pop3.user))
-                return self._ask(link, commands.password(self._credentials.password)) if reply.ok else reply
-            if method == "apop":
-                return self._apop(link)
-            return self._sasl(link, candidate)
+            return self._one.verdict(candidate)
         except LocalProtocolError as error:
             self._fail(method, error)
         except RemoteProtocolError as error:
+            self.close()
+            if self._blames_company(error):
+                return None
             self._fail(method, error, hung_up=True)
             self._garbage = error
-            self.close()
         except ConnectionFailed as error:
-            # Some servers hang up on a wrong password, or on a method that they only announce.
             self.close()
+            if self._blames_company(error):
+                return None
+            # Some servers hang up on a wrong password, or on a method that they only announce.
             if link is not self._refused_by:  # else it hung up after the refusal before, which was another method's
                 self._fail(method, error, hung_up=True)
                 self._broke = True
         return None
 
-    def _ask(self, link: Link, command: commands.Command) -> Reply:
-        link.mask(command.secret)
-        self._turns += 1
-        return link.ask(command)
-
-    def _apop(self, link: Link) -> Reply:
-        try:
-            command = commands.apop(
-                self._pop3.user, self._credentials.password, commands.timestamp(link.greeting) or b""
-            )
-        except ValueError as error:
-            raise LocalProtocolError("this system has no MD5") from error
-        return self._ask(link, command)
-
-    def _sasl(self, link: Link, candidate: Candidate) -> Reply:
-        from base64 import b64encode
-
-        tried = mechanisms(
-            candidate.method,
-            self._credentials,
-            link.stream,
-            misses_binding=misses_binding(self._pop3.auth, self._detected.sources),
-            unknown=self._detector.mute,
-        )
-        replies: list[Reply] = []
-
-        def turn(command: commands.Command) -> Turn:
-            replies.append(self._ask(link, command))
-            return Turn(replies[-1].challenge, replies[-1].ok)
-
-        for mechanism in tried:
-            # An initial response is RFC 5034's: a server that only lists mechanisms by AUTH may not know it.
-            room = INITIAL_RESPONSE - len(f"AUTH {mechanism.name} ") if "CAPA" in candidate.announced_by else 0
-            exchange(
-                mechanism,
-                lambda initial, name=mechanism.name: turn(  # type: ignore[misc]
-                    commands.auth(name, None if initial is None else b64encode(initial) or b"=")
-                ),
-                lambda response: turn(commands.auth_response(b"*" if response is None else b64encode(response))),
-                initial_allowed=room,
-            )
-        return replies[-1]
+    def _blames_company(self, error: PoprepError) -> bool:
+        """Return whether a line that gave no verdict may have broken on what came behind the login. That is not sent again."""
+        if not self._one.behind:
+            return False
+        self._dialogue.tell(f"more than a login at a time is not answered, which cost the connection: {error}")
+        self._detector.mute.add(BEHIND)
+        self._detector.forget_answers()
+        self._takes_groups = False
+        return True
 
     def _weigh(self, reply: Reply, link: Link, candidate: Candidate) -> None:
         """Take note of a refusal. Raises TemporaryReplyError or ReplyError for one that is not about the credentials."""

@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from poprep_cli.config.model import Pop3
-from poprep_cli.errors import RemoteProtocolError, ReplyError
-from poprep_cli.net.detect import NO_MEMORY, Memory
+from poprep_cli.errors import ConnectionFailed, RemoteProtocolError, ReplyError
+from poprep_cli.net.detect import BEHIND, NO_MEMORY, Memory
 from poprep_cli.net.dialogue import SILENT, Dialogue
 from poprep_cli.net.link import Link
 from poprep_cli.net.login import log_in
@@ -65,7 +66,9 @@ class Maildrop:
         dialogue: Dialogue = SILENT,
     ) -> None:
         """Connect and log in, see `log_in` for what may be raised. With `pipelining` false one command at a time."""
-        session = log_in(pop3, password, stop, memory, dialogue)
+        pipelining = pipelining and pop3.pipelining == "auto"
+        listing = (commands.UIDL, commands.LIST)
+        session = log_in(pop3, password, stop, memory, dialogue, behind=listing if pipelining else ())
         self._link: Link = session.link
         self.server = session.link.stream.server
         self.peer = session.link.stream.peer
@@ -75,14 +78,15 @@ class Maildrop:
         self.memory = session.memory
         self.warnings = session.warnings
         self.listed: list[Listed] = []
-        self._answers: list[tuple[Reply, list[bytes]]] = []  # to UIDL and LIST, not taken apart yet
+        self._answers: list[tuple[Reply, Iterator[bytes]]] = []  # to UIDL and LIST, not taken apart yet
         self.uidl_refusal: Reply | None = None
         self.recognise: Callable[[Listed, bytes], bool] = lambda _listed, _header: False
         self.reading: Listed | None = None  # the message that is being received
         self._places: dict[int, int] = {}  # by message number, where it is in `listed`
         self._again: deque[Listed] = deque()
         self.capabilities = session.capabilities or {}
-        self.pipelining = pipelining and pop3.pipelining == "auto" and "PIPELINING" in self.capabilities
+        self.pipelining = pipelining and session.takes_groups and "PIPELINING" in self.capabilities
+        self._asked = session.sent_behind  # the listing was asked for together with the login
 
     def look(self, digest: Digest) -> None:
         """Have the mail listed, and continue `digest` with what was answered. `listing` takes it apart, if need be.
@@ -91,15 +95,16 @@ class Maildrop:
         """
         self._answers = [(reply, self._bounded(parts)) for reply, parts in self._listed_by_server(digest)]
 
-    def _bounded(self, parts: Iterable[bytes]) -> list[bytes]:
-        kept: list[bytes] = []
+    def _bounded(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """Keep parts, and return what yields each of them once, so that none takes memory any longer than that."""
+        kept: deque[bytes] = deque()
         octets = 0
         for part in parts:
             octets += len(part)
             if octets > MAX_LISTING:
                 raise RemoteProtocolError(f"{self.server} sent a listing of more than {MAX_LISTING >> 20} MiB")
             kept.append(part)
-        return kept
+        return _emptied(kept)
 
     def listing(self, known: Iterable[bytes] = (), digest: Digest | None = None) -> list[Listed]:
         """Return what the server lists, in its order. Raises ReplyError, RemoteProtocolError, ConnectionFailed.
@@ -117,10 +122,19 @@ class Maildrop:
 
     def _listed_by_server(self, digest: Digest | None) -> Iterator[tuple[Reply, Iterable[bytes]]]:
         """Yield the answers to UIDL and LIST with their blocks, each to be read to its end before the next."""
-        if self.pipelining:
+        asked, self._asked = self._asked, False
+        if self.pipelining and not asked:
             self._link.send(commands.UIDL, commands.LIST)
         for command in (commands.UIDL, commands.LIST):
-            reply = self._link.reply() if self.pipelining else self._link.ask(command)
+            try:
+                reply = self._link.reply() if self.pipelining else self._link.ask(command)
+            except (ConnectionFailed, RemoteProtocolError) as error:
+                unsaid = self._link.awaited > 1 or isinstance(error, RemoteProtocolError)
+                if asked and command is commands.UIDL and unsaid:  # it may lose what comes together with a login
+                    self.memory = replace(self.memory, mute=(*self.memory.mute, BEHIND))
+                raise
+            if asked and command is commands.LIST:
+                self._link.forget_secrets()
             yield reply, self._digested(reply, digest) if reply.ok else ()
 
     def _digested(self, reply: Reply, digest: Digest | None) -> Iterator[bytes]:
@@ -362,6 +376,11 @@ class Maildrop:
                 if count > MAX_MESSAGES:
                     raise RemoteProtocolError(f"{self.server} lists more than {MAX_MESSAGES:,} messages")
                 yield list(map(int, heads)), [row[2] for row in rows]
+
+
+def _emptied(parts: deque[bytes]) -> Iterator[bytes]:
+    while parts:
+        yield parts.popleft()
 
 
 def _sizes(words: list[bytes]) -> list[int]:

@@ -9,8 +9,6 @@ from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
-
 from poprep_cli.config.model import Address, Smtp
 from poprep_cli.errors import (
     ConnectionFailed,
@@ -25,17 +23,19 @@ from poprep_cli.net.bdat_transfer import BdatTransfer
 from poprep_cli.net.data_transfer import DataTransfer
 from poprep_cli.net.dialogue import SILENT, Dialogue
 from poprep_cli.net.passage import Passages
+from poprep_cli.net.proof import NO_PROOF, Proof
 from poprep_cli.net.smtp_hello import hello, start_tls
 from poprep_cli.net.smtp_link import SmtpLink
 from poprep_cli.net.smtp_login import log_in
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import Stream
-from poprep_cli.net.tls import CERTIFICATE_TIMEOUT, add_fingerprint, remind, unverified
+from poprep_cli.net.tls import add_fingerprint, remind
 from poprep_cli.net.transaction import Letter, Outcome
 from poprep_cli.protocol import smtp as core
 from poprep_cli.protocol.sasl.mechanism import Credentials
 
 BEHIND = 0.010  # seconds for the quickest answer, above which the server is far, whoever took the connection
+ANNOUNCED = 1000  # characters of a proof that are worth keeping
 FAREWELL = 5.0  # seconds for the reply to QUIT, which changes nothing
 
 
@@ -100,12 +100,14 @@ class Submission:
         pipelining: bool = True,
         chunking: bool = False,
         overlapping: bool = False,
+        proof: Proof = NO_PROOF,
         dialogue: Dialogue = SILENT,
     ) -> Submission:
         """Connect to the first of the addresses that has a server which is ready, agree on extensions and TLS, log in.
 
         `pipelining` and `chunking` are used if they are wanted here and announced there, `chunking` only with both and not
-        in LMTP. `overlapping` is for one of several sessions.
+        in LMTP. `overlapping` is for one of several sessions. With the `proof` of an earlier one the first letter need not
+        go alone.
 
         Raises ConnectionFailed or TemporaryReplyError if none is ready now; ReplyError if a server refuses for good;
         TlsError if TLS is required and can't be had; AuthenticationFailed; RemoteProtocolError; Stopped.
@@ -115,7 +117,7 @@ class Submission:
             stop.check()
             try:
                 session = cls._open_at(address, smtp, stop, credentials, dialogue)
-                session.use(pipelining=pipelining, chunking=chunking, overlapping=overlapping)
+                session.use(pipelining=pipelining, chunking=chunking, overlapping=overlapping, proof=proof)
                 return session
             except (ConnectionFailed, TemporaryReplyError) as error:
                 # What a server said tells more than that another one said nothing.
@@ -152,7 +154,9 @@ class Submission:
             return cls._begin(address, smtp, stop, dialogue, tls=smtp.tls != "off")
         except TlsError as error:
             if smtp.tls != "wanted" or smtp.ssl:
-                add_fingerprint(error, lambda: cls._certificate(address, smtp, stop, dialogue))
+                from poprep_cli.net.untrusted import certificate_of_smtp
+
+                add_fingerprint(error, lambda: certificate_of_smtp(address, smtp, stop, dialogue))
                 raise
             why = f"no TLS with {address}, going on in the clear: {error}"
             dialogue.tell(why)
@@ -180,31 +184,15 @@ class Submission:
             raise
         return session
 
-    @classmethod
-    def _certificate(cls, address: Address, smtp: Smtp, stop: Stop, dialogue: Dialogue) -> bytes | None:
-        """Return the certificate that the server shows, trusted or not. Nothing is said but EHLO and STARTTLS."""
-        dialogue.tell("connecting once more, only to read the certificate that is not trusted")
-        patience = min(smtp.timeout, CERTIFICATE_TIMEOUT)
-        session = cls(
-            Stream.connect(address, patience, stop), msgspec.structs.replace(smtp, timeout=patience), dialogue
-        )
-        try:
-            if not smtp.ssl:
-                session._greet()
-                session._link.ask_for_tls(patience)
-            session._stream.start_tls(unverified(smtp.tls_settings), patience)
-            return session._stream.certificate()
-        finally:
-            session.close()
-
-    def use(self, *, pipelining: bool, chunking: bool, overlapping: bool = False) -> None:
+    def use(self, *, pipelining: bool, chunking: bool, overlapping: bool = False, proof: Proof = NO_PROOF) -> None:
         """Choose how letters are sent, as far as the server announces it. Only before the first one."""
         self.pipelining = pipelining and "PIPELINING" in self.extensions
         # RFC 2033 has no word on BDAT and its refusals, and few LMTP servers know it.
         self.chunking = chunking and self.pipelining and "CHUNKING" in self.extensions and self._smtp.protocol == "smtp"
         self.overlapping = overlapping
         if self.chunking:
-            self._transfer = BdatTransfer(self._link, self._smtp, self.extensions, self._passages)
+            longest = proof.longest if proof.server == self._announces else 0
+            self._transfer = BdatTransfer(self._link, self._smtp, self.extensions, self._passages, longest)
         else:
             self._transfer = DataTransfer(
                 self._link,
@@ -214,6 +202,17 @@ class Submission:
                 pipelining=self.pipelining,
                 overlapping=overlapping,
             )
+
+    @property
+    def _announces(self) -> str:
+        return f"{self.server} {' '.join(sorted(self.extensions))}"
+
+    @property
+    def proof(self) -> Proof:
+        """What this session teaches the next one with this server about its BDAT."""
+        longest = self._transfer.proof if isinstance(self._transfer, BdatTransfer) else 0
+        announces = self._announces
+        return Proof(announces, longest) if longest and len(announces) <= ANNOUNCED else NO_PROOF
 
     @property
     def alive(self) -> bool:
@@ -271,6 +270,12 @@ class Submission:
             return True
         return self.alive and not oldest.settled and self._transfer.room(letter, limit)
 
+    def waits_to_send(self, letter: Letter) -> bool:
+        """Whether `send` waits for replies."""
+        if isinstance(self._transfer, BdatTransfer):
+            return self._transfer.waits_to_send(letter)
+        return not self.overlapping
+
     def send(self, letter: Letter, before_end: Callable[[Letter], None]) -> None:
         """Put a letter on its way, as far as it goes without waiting more than needed.
 
@@ -319,14 +324,9 @@ class Submission:
         raise oldest.failure or LocalProtocolError("a letter has no outcome")
 
     def deliver(self, letter: Letter, before_end: Callable[[], None], following: Letter | None = None) -> Outcome:
-        """Deliver one letter and return what became of it.
+        """Deliver one letter and return what became of it. Raises as `send` and `collect`.
 
-        `before_end` is called before the last octets of the mail data leave, and not at all if they never do. `following`
-        is the letter of the next call, if that is known: its envelope goes out with the end of this one, unless letters
-        go by BDAT; the next call must be for the very same object.
-
-        Raises ConnectionFailed or RemoteProtocolError if the session broke before the end of data: nothing was delivered
-        then, and a new session is needed; Stopped at any point; and whatever `before_end` and the letter raise.
+        `following` is the very letter of the next call, if that is known: by DATA its envelope goes with the end of this one.
         """
         try:
             self.send(letter, lambda _: before_end())

@@ -140,11 +140,12 @@ def dele(number: int) -> Command:
 class Pop3Client:
     """The core. `greeting` is the first reply that `next_reply` returns; it is outstanding from the start."""
 
-    __slots__ = ("_buffer", "_in_block", "_outstanding", "_status")
+    __slots__ = ("_buffer", "_group", "_in_block", "_outstanding", "_status")
 
     def __init__(self) -> None:
         self._buffer = ReceiveBuffer()
         self._outstanding: deque[Command] = deque((GREETING,))
+        self._group: tuple[Command, ...] = ()  # what was sent last
         self._status: Reply | None = None  # of a multi-line reply whose block is not all here
         self._in_block = False
 
@@ -161,6 +162,7 @@ class Pop3Client:
         if not self._outstanding and not self._in_block and self._status is None:
             self._refuse_unasked()
         self._outstanding.extend(commands)
+        self._group = commands
         return CRLF.join([command.line for command in commands]) + CRLF
 
     def receive(self, data: bytes | memoryview) -> None:
@@ -186,7 +188,7 @@ class Pop3Client:
             line = self._buffer.line()
             if line is None:
                 return None
-            reply = _parse(line, self._outstanding.popleft())
+            reply = _parse(line, self._outstanding.popleft(), self._group)
             if not (reply.ok and reply.command.multi_line):
                 return reply
         part = self._buffer.part(PART_OCTETS)
@@ -227,7 +229,7 @@ def parse_capabilities(block: bytes) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _parse(line: bytes, command: Command) -> Reply:
+def _parse(line: bytes, command: Command, group: tuple[Command, ...]) -> Reply:
     status, _, text = line.partition(b" ")
     upper = status.upper()
     if upper == b"+OK":
@@ -236,8 +238,7 @@ def _parse(line: bytes, command: Command) -> Reply:
         return Reply(False, text, command)
     if command.sasl and status == b"+":
         return Reply(False, text, command, challenge=text)
-    # What a server says to a secret may be the secret.
-    what = (
-        "a line that is not shown" if command.shown.endswith("***") and line else printable(line, 80) or "an empty line"
-    )
+    # What a server says to a secret, or to what came together with one, may be the secret.
+    secret = line and any(sent.shown.endswith("***") for sent in (command, *group))
+    what = "a line that is not shown" if secret else printable(line, 80) or "an empty line"
     raise RemoteProtocolError(f"the answer to {command.shown} is not POP3: {what}")
