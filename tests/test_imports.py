@@ -177,7 +177,7 @@ QUIET = """
     engine.files engine.identity engine.journal_line engine.log engine.plan engine.poll engine.quiet engine.redact engine.report
     engine.retention engine.rounds engine.run engine.state engine.status engine.store engine.survey engine.visit
     errors
-    net net.authenticate net.detect net.dialogue net.link net.login net.maildrop net.refusal net.stop net.stream net.tls
+    net net.authenticate net.detect net.dialogue net.link net.login net.maildrop net.one_method net.proof net.refusal net.stop net.stream net.tls
     protocol protocol.pop3 protocol.sasl protocol.sasl.mechanism protocol.sasl.methods protocol.wire
 """
 # Of the standard library: what moving mail needs, what click does, and the codec of IDNA: an address has no use for it.

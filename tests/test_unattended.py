@@ -110,3 +110,31 @@ def test_what_ends_it_early_is_told_alike(options, tmp_path) -> None:
     )
     assert (done.returncode, done.stdout) == (ExitCode.CONFIG, "")
     assert done.stderr.startswith(f"poprep: {tmp_path / 'absent.toml'}: there is no such file\n  --config FILE or")
+
+
+@pytest.mark.parametrize("options", [[], ["-v"]], ids=["without click", "with click"])
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr", "stdin stdout stderr"])
+def test_streams_may_be_closed(options, closed, tmp_path) -> None:
+    """As by `poprep poll >&-`, or under pythonw.exe: Python has None in their place then."""
+    config = tmp_path / "poprep.toml"
+    config.touch(mode=0o600)
+    config.write_text(
+        '[smtp]\nhost = "127.0.0.1"\n[connector.office]\nenabled = false\n[connector.office.pop3]\nhost = "127.0.0.1"\n'
+        'user = "office"\npassword = "x"\n[connector.office.routing]\nsend_to = ["office@corp.example"]\n',
+        encoding="utf-8",
+    )
+    arguments = ["poprep", *options, "--config", str(config), "--state-dir", str(tmp_path / "state"), "poll"]
+    program = (
+        f"import sys\nfor name in {closed.split()}: setattr(sys, name, None)\n"
+        f"sys.argv = {arguments}\nfrom poprep_cli.__main__ import start\nstart()"
+    )
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": root},
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.OK, "", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from poprep_cli.cli.settings import Settings
 from poprep_cli.errors import ExitCode, PoprepError, Stopped, most_severe
@@ -34,7 +34,12 @@ def tell(error: PoprepError) -> None:
 
 def on_terminal() -> bool:
     """Whether a person is watching."""
-    return sys.stdout.isatty() and sys.stderr.isatty()
+    return is_terminal(sys.stdout) and is_terminal(sys.stderr)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end. A stream that was closed when the process began is None (`poprep poll >&-`)."""
+    return stream is not None and stream.isatty()
 
 
 def level(settings: Settings) -> int:

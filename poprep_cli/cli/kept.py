@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from poprep_cli.cli import console
 from poprep_cli.cli.kept_choosing import by_connector, chosen, config_if_right, mail_of
 from poprep_cli.cli.settings import CONTEXT, Settings
 from poprep_cli.engine import kept as engine
@@ -97,7 +98,7 @@ def _list_command(kind: Kind) -> click.Command:
         known = None if config is None else [one.name for one in config.connectors]
         if as_json:
             kept_view.show_json({kind: [kept_view.as_dict(item, known) for item in items]})
-        elif sys.stdout.isatty():
+        elif console.is_terminal(sys.stdout):
             kept_view.render(kind, items, known)
         else:
             kept_view.show_lines(items, known)
@@ -188,7 +189,7 @@ def _drop_command(kind: Kind) -> click.Command:
 
 
 def _confirmed(kind: Kind, items: Sequence[Kept]) -> bool:
-    if not sys.stdin.isatty():
+    if not console.is_terminal(sys.stdin):
         raise click.UsageError("there is no terminal to ask on: say --yes if this mail is to be removed for good")
     from poprep_cli.cli.kept_view import lines
 
@@ -220,7 +221,7 @@ def _drop(settings: Settings, kind: Kind, items: Sequence[Kept], *, as_json: boo
                 "errors": [{"connector": name, "message": str(one), "hint": one.hint} for name, one in errors],
             }
         )
-    elif sys.stdout.isatty() and not settings.quiet:
+    elif console.is_terminal(sys.stdout) and not settings.quiet:
         click.echo(f"{len(dropped)} removed")
     for name, one in errors:
         click.echo(f"poprep: {name}: {one}", err=True)

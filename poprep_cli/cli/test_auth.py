@@ -95,7 +95,7 @@ def _tell(reports: list[TrialReport], *, as_json: bool, signal_code: ExitCode | 
 
     if as_json:
         trial_view.show_json(reports, signal_code or most_severe(report.exit_code for report in reports))
-    elif sys.stdout.isatty():
+    elif console.is_terminal(sys.stdout):
         from rich.console import Console
 
         trial_view.render(Console(), reports)

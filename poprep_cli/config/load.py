@@ -327,8 +327,10 @@ class _Reading(msgspec.Struct):
         values = dict(values)
         protocol = values.get("protocol", "smtp")
         self.server(values, origin, protocol if protocol in _PORTS else "smtp")
+        auth = values.get("auth", ())
+        alone = auth is _WRONG or "external" in auth  # one of the two may be
         for one, other in (("user", "password"), ("password", "user")):
-            if one in values and other not in values and "external" not in values.get("auth", ()):
+            if one in values and other not in values and not alone:
                 self.fault((*origin[one], one), f"this key is of no use alone; needed: {other}", incomplete=True)
         smtp: Smtp | None = self.made(Smtp, where, values)
         return smtp

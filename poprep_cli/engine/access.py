@@ -217,6 +217,7 @@ class Access:
                 raise
             maildrop.close()
             self._stop.check()
+            self._memory = self.learned = maildrop.memory  # it may not take a listing together with a login
             try:
                 maildrop = self.enter_again()
             except TemporaryReplyError:

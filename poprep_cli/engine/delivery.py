@@ -28,6 +28,7 @@ from poprep_cli.errors import (
     Stopped,
     TemporaryReplyError,
 )
+from poprep_cli.net.proof import Proof
 from poprep_cli.net.transaction import Outcome
 
 Following = Callable[[bool], Job | None]
@@ -63,6 +64,15 @@ class Delivery:
     def open(self) -> None:
         """Connect to the SMTP server, unless it is connected. Raises as `Submission.open` does."""
         self._sessions.open()
+
+    @property
+    def proof(self) -> Proof:
+        """What the next pass may know of the server."""
+        return self._sessions.proof
+
+    def leave(self) -> None:
+        """Begin to end the SMTP sessions politely. Only `close` may follow."""
+        self._sessions.leave()
 
     def close(self) -> None:
         """End the SMTP sessions politely."""
@@ -222,7 +232,7 @@ class Delivery:
             self._again.append(job)
             raise
         self._sent += 1
-        if session.waits_to_send(job):
+        if session.submission.waits_to_send(job.letter):
             self._journal.flush()
         self._sessions.send(session, job, lambda _: self._filing.sending(job))
 

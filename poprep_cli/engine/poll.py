@@ -100,6 +100,7 @@ class _Pass:
         finally:
             if self._delivery is not None:
                 self._visit.smtp_opened = self._delivery.opened
+                status.remember_proof(current, self._delivery.proof, self._visit.began)
                 self._delivery.abort()
 
     def _look(self) -> None:
@@ -174,12 +175,13 @@ class _Pass:
         while another is not None:
             failure = self._move(*another, rounds, deadline, failure)
             another = rounds.another() if failure is None else None
-        if idle and failure is None and len(self._report.advice) == told:
-            self._visit.memorize()
+        quiet = idle and failure is None and len(self._report.advice) == told
         self._report.advice[:] = dict.fromkeys(self._report.advice)  # each session may have told the same
         self._report.held = len(self._held.items())
         self._visit.journal.sync()
         self._visit.journal.compact()
+        if quiet:
+            self._visit.memorize()
         if failure is not None:
             raise failure
 
@@ -219,12 +221,15 @@ class _Pass:
             failure = self._transfer(maildrop, list(decided.fetch), deadline)
         if self._delivery is not None:
             failure = self._end(self._delivery, failure)
+        leaving = self._delivery if failure is None else None
         try:
             self._finish(rounds.tried, settled=not decided.oversize)
         except (ConnectionFailed, RemoteProtocolError):
             # What is delivered stays so; the next pass deletes it. An earlier failure is the one worth telling.
             if failure is None:
                 raise
+        if leaving is not None:
+            leaving.close()
         return failure
 
     def _end(self, delivery: Delivery, failure: PoprepError | None) -> PoprepError | None:
@@ -233,7 +238,7 @@ class _Pass:
             failure = self._retry(delivery.retry_suspects)
         delivery.settle()
         if failure is None:
-            delivery.close()
+            delivery.leave()  # the answer comes while the other side is ended
         return failure
 
     def _retry(self, retry: Callable[[], None]) -> PoprepError | None:

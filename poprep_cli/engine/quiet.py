@@ -79,13 +79,17 @@ def digest_of_rules(connector: Connector) -> blake2b:
 
 
 def lasts_until(entries: Mapping[bytes, Entry], connector: Connector, now: datetime) -> str:
-    """Return until when nothing becomes due of what is known, a day at most (RFC 3339); "" if that can't be told."""
+    """Return until when nothing becomes due of what is known, a day at most (RFC 3339); "" if that can't be told.
+
+    What is due already, and was not deleted by a pass with nothing to do, is not listed any more.
+    """
     until = now + LIFE
     days = guarded_days(connector.server_copy)
     if days is not None:
         dates = {entry.first_seen for entry in entries.values() if entry.status in DONE_WITH}
         try:
-            until = min([until, *(parse(date) + timedelta(days=days) for date in dates)])
+            ends = [parse(date) + timedelta(days=days) for date in dates]
+            until = min([until, *(end for end in ends if end > now)])
         except (ValueError, OverflowError):
             return ""
     return stamp(until)

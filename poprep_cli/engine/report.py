@@ -61,6 +61,8 @@ class ConnectorReport(msgspec.Struct):
         if not self.errors:
             self.reason = error.reason
         self.errors.append(error)
+        # Nobody asks where it came from, and the calls would live as long as it, with their journals and buffers.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
 
     def note(self, uidl: bytes, outcome: str, why: str) -> None:
         """Note what became of a message that was not simply delivered, and say it."""

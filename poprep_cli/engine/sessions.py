@@ -11,16 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from poprep_cli.engine import status
 from poprep_cli.engine.letters import Job
 from poprep_cli.engine.visit import Visit
 from poprep_cli.errors import PoprepError, Stopped
 from poprep_cli.net.dialogue import Dialogue
+from poprep_cli.net.proof import NO_PROOF
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.stream import readable
 from poprep_cli.net.submission import Submission
 from poprep_cli.net.transaction import Letter
 from poprep_cli.protocol.sasl.mechanism import Credentials
-from poprep_cli.protocol.wire import PART_OCTETS
 
 if TYPE_CHECKING:
     from poprep_cli.engine.opening import Opening
@@ -53,12 +54,6 @@ class Session:
         """Whether another letter may be sent."""
         return self.submission.alive
 
-    def waits_to_send(self, job: Job) -> bool:
-        """Whether replies are waited for while this letter is sent."""
-        if self.submission.chunking:
-            return job.letter.octets >= PART_OCTETS
-        return not self.submission.overlapping
-
 
 class Sessions:
     """Those of one connector. Not for two threads.
@@ -79,6 +74,7 @@ class Sessions:
         self._count = 0  # of attempts to open one
         self._turn = 0
         self._breaks = 0  # all that were counted
+        self.proof = status.proof(visit.status, visit.began)  # that the server knows BDAT
         self.opened = False  # whether the server has let us in
         self.careful = False
         self.alone = False
@@ -106,6 +102,7 @@ class Sessions:
             pipelining=not careful,
             chunking=not careful,
             overlapping=self._smtp.connections > 1,
+            proof=self.proof,
             dialogue=Dialogue(name, self._report.say, self._report.level),
         )
 
@@ -152,13 +149,18 @@ class Sessions:
         self._no_more = True
         self._report.say(1, f"no further SMTP connection in this pass, going on with {len(self._alive)}: {error}")
 
+    def leave(self) -> None:
+        """Say QUIT in all sessions. Only `close` may follow, which waits for the replies: other work can be done before."""
+        self._abandon()
+        for session in self._alive:
+            session.submission.leave()
+
     def close(self) -> None:
         """End all sessions politely."""
-        self._abandon()
-        alive = self._alive
-        for session in alive:
-            session.submission.leave()
-        for session in alive:
+        self.leave()
+        for session in self._alive:
+            if session.submission.proof != NO_PROOF:
+                self.proof = session.submission.proof
             session.submission.quit()
         self.abort()
 
@@ -299,6 +301,7 @@ class Sessions:
 
         Those that were open at the time count as one: a server that is started anew breaks them all.
         """
+        self.proof = NO_PROOF
         if session.breaks == self._breaks:
             self._breaks += 1
             self.broken += 1

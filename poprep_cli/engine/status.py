@@ -14,6 +14,7 @@ from poprep_cli.engine.clock import parse, stamp
 from poprep_cli.engine.quiet import NO_MEMO, Memo
 from poprep_cli.engine.retention import NO_MASS, Mass
 from poprep_cli.net.detect import Answers, Memory
+from poprep_cli.net.proof import NO_PROOF, Proof
 
 AFRESH = timedelta(days=7)
 ANSWERS = timedelta(days=1)  # so often at least a server is asked what it announces
@@ -38,6 +39,7 @@ class Status(msgspec.Struct, omit_defaults=True):
     answers: Answers | None = None
     pop3_login: Rejections = NONE
     smtp_login: Rejections = NONE
+    chunking: Proof = NO_PROOF
     mass: Mass = NO_MASS
     quiet: Memo = NO_MEMO
     last_login: str = ""
@@ -99,6 +101,16 @@ def remember(status: Status, learned: Memory, now: datetime) -> None:
     status.answers = learned.answers
     if learned.answers is not None and not learned.answers.since:
         status.answers = replace(learned.answers, since=stamp(now))
+
+
+def proof(status: Status, now: datetime) -> Proof:
+    """Return what is known of the SMTP server's BDAT. After a week it is tried afresh."""
+    return status.chunking if _is_within(status.chunking.since, AFRESH, now) else NO_PROOF
+
+
+def remember_proof(status: Status, found: Proof, now: datetime) -> None:
+    """Note what a pass has found out about the SMTP server's BDAT, or still believes."""
+    status.chunking = found if found.since or found == NO_PROOF else replace(found, since=stamp(now))
 
 
 def top_trouble(status: Status, now: datetime) -> str:

@@ -190,6 +190,7 @@ FAULTS = [
     ),
     pytest.param(with_pop3('auth = ["ntml"]'), 8, "connector.office.pop3.auth", '"ntml" is not allowed', id="method"),
     pytest.param(with_pop3('auth = "apop"'), 8, "connector.office.pop3.auth", "allowed: a list", id="no-list"),
+    pytest.param(with_smtp('password = "s3cret-word"\nauth = 1'), 4, "smtp.auth", "1 is not allowed", id="smtp-auth"),
     pytest.param(with_pop3('pasword = "x"'), 8, "connector.office.pop3.pasword", "did you mean password?", id="typo"),
     pytest.param(
         with_pop3("send_to = 1"), 8, "connector.office.pop3.send_to", "[connector.office.routing]", id="misplaced"

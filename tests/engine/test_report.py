@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import permutations
 
 import pytest
 
 from poprep_cli.engine.report import ConnectorReport, Note
+from poprep_cli.engine.visit import told
 from poprep_cli.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -23,6 +26,7 @@ from poprep_cli.errors import (
     TlsError,
     most_severe,
 )
+from poprep_cli.net.stop import Stop
 
 SEVERITY = [70, 74, 78, 77, 76, 69, 75, 1, 0]
 CODES = [
@@ -100,3 +104,24 @@ def test_the_document_has_what_the_contract_names() -> None:
     assert counts | {"connector", "exit_code", "reason", "octets", "seconds", "messages", "advice"} <= set(found)
     assert found["messages"] == [{"uidl": "u", "outcome": "held", "why": "450 later"}]
     assert (found["connector"], found["octets"], found["seconds"], found["advice"]) == ("office", 7, 1.235, ["a"])
+
+
+def test_an_error_keeps_nothing_alive_that_it_came_through() -> None:
+    """Of 1,000 mailboxes that fail, or one with 200,000 messages, the journal and the buffers go with the pass."""
+
+    class Journal:
+        pass
+
+    def failing() -> weakref.ref[Journal]:
+        journal = Journal()
+        report = ConnectorReport("office")
+        reports.append(report)
+        with told(report, Stop()):
+            raise ConnectionFailed("it broke") from OSError(5, "Input/output error")
+        return weakref.ref(journal)
+
+    reports: list[ConnectorReport] = []
+    gone = failing()
+    gc.collect()
+    assert gone() is None
+    assert [str(error) for error in reports[0].errors] == ["it broke"]

@@ -51,6 +51,7 @@ SETTLING = 60  # passes with flawless servers, after which all must be quiet
 TOLD = int(os.environ.get("POPREP_MACHINE_LEVEL", "1"))  # 4: with every command
 
 STEPS = st.integers(0, 120)
+LARGE = quiet.LARGE
 COPIES: tuple[dict[str, Any], ...] = (
     {},
     {"leave_copy": True},
@@ -138,7 +139,7 @@ class Passes(RuleBasedStateMachine):
         copy: dict[str, Any],
         memos: bool,
     ) -> None:
-        quiet.LARGE = 1 if memos else 1 << 20
+        quiet.LARGE = 1 if memos else LARGE
         self.folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.state = self.folder / "state"
         self.hide_read = hide_read and uidls != "double"  # of two with one UIDL the second must not come alone
@@ -165,6 +166,7 @@ class Passes(RuleBasedStateMachine):
         try:
             self.settle_everything()
         finally:
+            quiet.LARGE = LARGE
             SERVERS.sink = _NOBODY
             shutil.rmtree(self.folder)
 

@@ -19,6 +19,7 @@ from poprep_cli.embedded.smtp import SmtpFaults, SmtpServer
 from poprep_cli.engine.envelope import Letter
 from poprep_cli.engine.message import receive
 from poprep_cli.errors import ConnectionFailed, LocalProtocolError, RemoteProtocolError, StateError, Stopped
+from poprep_cli.net.proof import NO_PROOF, Proof
 from poprep_cli.net.stop import Stop
 from poprep_cli.net.submission import Submission
 from poprep_cli.net.transaction import Outcome
@@ -55,9 +56,12 @@ class Paper:
         yield stuff(self.content)
 
 
-def connect(server: SmtpServer, *, chunking: bool = True, pipelining: bool = True, **changes) -> Submission:
+def connect(
+    server: SmtpServer, *, chunking: bool = True, pipelining: bool = True, proof: Proof = NO_PROOF, **changes
+) -> Submission:
     defaults = {"addresses": (Address("127.0.0.1", server.port),), "tls": "off", "timeout": 2.0, "data_timeout": 2.0}
-    return Submission.open(Smtp(**(defaults | changes)), Stop(), chunking=chunking, pipelining=pipelining)
+    smtp = Smtp(**(defaults | changes))
+    return Submission.open(smtp, Stop(), chunking=chunking, pipelining=pipelining, proof=proof)
 
 
 @contextmanager
@@ -170,6 +174,49 @@ def test_round_trips(limit, most) -> None:
     assert len(flight.numbers("accepted")) == 300
     assert flight.deepest == limit
     assert server.sessions[0].batches <= most * 300
+
+
+def test_with_a_proof_the_first_letter_does_not_go_alone() -> None:
+    server = SmtpServer(faults=SmtpFaults(latency=0.002))
+    with server:
+        first = connect(server)
+        assert first.proof == NO_PROOF
+        fly(first, papers[:2], 8)
+        proof = first.proof
+        first.quit()
+        assert proof.server.startswith(f"127.0.0.1:{server.port} 8BITMIME ")
+        assert proof.longest > 20
+        second = connect(server, proof=proof)
+        flight = fly(second, papers[2:], 64)
+        assert second.proof.longest >= proof.longest
+        second.quit()
+    assert flight.deepest == 38
+    assert [message.content for message in server.delivered] == [paper.content for paper in papers]
+
+
+@pytest.mark.parametrize("server_says", ["another host.example:25 CHUNKING", ""])
+def test_a_proof_of_another_server_is_none(server_says: str) -> None:
+    with SmtpServer(faults=SmtpFaults(latency=0.002)) as server:
+        submission = connect(server, proof=Proof(server_says, 40))
+        flight = fly(submission, papers, 64)
+        submission.quit()
+    assert flight.deepest == 39
+
+
+@pytest.mark.parametrize("reply", [b"500 5.5.2 what?\r\n", b"502 5.5.1 not here\r\n"])
+def test_a_server_that_has_forgotten_bdat_gets_no_letter_refused_for_good(reply: bytes) -> None:
+    server = SmtpServer(faults=SmtpFaults(replies={"bdat": reply}))
+    with server:
+        probe = connect(server)
+        proof = Proof(probe._announces, 60)
+        probe.quit()
+        submission = connect(server, proof=proof)
+        flight = fly(submission, papers[:8], 8)
+        assert not submission.alive
+        assert submission.proof == NO_PROOF
+    assert not server.delivered
+    assert not flight.numbers("rejected")
+    assert sorted([*flight.unsent, *flight.numbers("in_doubt")]) == list(range(8))
 
 
 def test_one_round_trip_by_data() -> None:

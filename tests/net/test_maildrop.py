@@ -12,6 +12,7 @@ from poprep_cli.config.model import Address, Pop3, Secret
 from poprep_cli.embedded.pop3 import Mail, Pop3Faults, Pop3Server
 from poprep_cli.embedded.pop3 import Maildrop as Mailbox
 from poprep_cli.errors import ConnectionFailed, RemoteProtocolError, ReplyError, Stopped
+from poprep_cli.net.dialogue import LINES, Dialogue
 from poprep_cli.net.maildrop import GROUP, MAX_UIDL, WINDOW_MESSAGES, Listed, Maildrop
 from poprep_cli.net.stop import Stop
 from poprep_cli.protocol.wire import unstuff
@@ -411,3 +412,38 @@ def test_a_quit_without_an_answer(fault) -> None:
         maildrop.delete([1])
         with pytest.raises(ConnectionFailed):
             maildrop.quit()
+
+
+def test_a_listing_that_comes_with_the_login_is_unchanged() -> None:
+    """What was sent to the login is masked in the texts, not in the blocks; and the next listing is asked for anew."""
+    digest = b""
+
+    def uidl(_: bytes) -> bytes:
+        nonlocal digest
+        digest = next(command.line.split()[2] for command in server.sessions[-1].commands if command.verb == "APOP")
+        return b"+OK %s demo\r\n1 demo\r\n2 %s\r\n3 u3\r\n.\r\n" % (digest, digest)
+
+    server = serve(replies={"UIDL": uidl})
+    said: list[str] = []
+    with opened(server) as maildrop:
+        memory = maildrop.memory
+        maildrop.quit()
+        pop3 = Pop3(
+            address=Address("127.0.0.1", server.port),
+            tls="off",
+            user="demo",
+            password=Secret(value="demo"),
+            auth=("apop", "user"),
+            timeout=2.0,
+        )
+        dialogue = Dialogue("POP3", lambda _level, text: said.append(text), LINES)
+        second = Maildrop(pop3, "demo", Stop(), memory, dialogue=dialogue)
+        assert server.sessions[1].verbs == ["APOP", "UIDL", "LIST"]
+        assert [listed.uidl for listed in second.listing()] == [b"demo", digest, b"u3"]
+        assert [text for text in said if digest.decode() in text] == []
+        assert "POP3 S: +OK *** ***" in said
+        assert [listed.uidl for listed in second.listing()] == [b"demo", digest, b"u3"]
+        assert f"POP3 S: +OK {digest.decode()} demo" in said  # the login is over
+        second.close()
+    assert server.sessions[1].verbs == ["APOP", "UIDL", "LIST", "UIDL", "LIST"]
+    assert {command.batch for command in server.sessions[1].commands} == {1, 2}

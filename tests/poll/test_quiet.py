@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from poprep_cli.config.load import load
-from poprep_cli.embedded.pop3 import Mail
-from poprep_cli.engine import quiet, visit
+from poprep_cli.embedded.pop3 import Mail, Maildrop
+from poprep_cli.engine import files, quiet, visit
 from poprep_cli.engine.state import Entry, Journal
+from poprep_cli.errors import StateError
 from poprep_cli.net import maildrop
 from tests.poll.outcome import Done
 from tests.poll.world import Pop3Faults, World
@@ -60,6 +61,17 @@ def quiet_mailbox(world: World, at: Pass, journals: list[Path]) -> World:
     at(CADENCE).ended(0)
     journals.clear()
     return world
+
+
+def failing(replace: Callable[..., None], path: Path) -> Callable[..., None]:
+    """Return what replaces files but this one, for which there is no room."""
+
+    def replace_another(target: Path, *arguments: Any, **options: Any) -> None:
+        if target == path:
+            raise StateError("no space left")
+        replace(target, *arguments, **options)
+
+    return replace_another
 
 
 def memo(world: World) -> dict[str, object]:
@@ -195,6 +207,27 @@ def test_mail_is_deleted_when_it_is_due(world: World, at: Pass, journals: list[P
     assert world.left == []
 
 
+def test_mail_that_vanished_before_it_was_due_costs_no_memo(world: World, at: Pass, journals: list[Path]) -> None:
+    """It is remembered for 30 days, most of which it is past its days."""
+    world.write()
+    text = world.config.read_text("utf-8")
+    world.config.write_text(text.replace("leave_copy = true", "leave_copy = true\nremove_after_days = 2"), "utf-8")
+    world.letters(1)
+    at(timedelta(0)).ended(0)
+    world.letters(3)
+    at(timedelta(days=1)).ended(0)
+    world.pop3.maildrop = Maildrop(world.pop3.maildrop.mail()[1:])
+    at(timedelta(days=2)).ended(0)
+    at(timedelta(days=2) + CADENCE).ended(0)
+    journals.clear()
+    at(timedelta(days=2) + 2 * CADENCE).ended(0)
+    assert journals == []
+    at(timedelta(days=3, seconds=-1)).ended(0)
+    assert (journals, len(world.left)) == ([], 3)
+    at(timedelta(days=3)).ended(0)
+    assert world.left == []
+
+
 def test_what_is_told_at_each_pass_is_told_at_the_next(quiet_mailbox: World, at: Pass) -> None:
     path = quiet_mailbox.state / "office.jsonl"
     path.write_bytes(path.read_bytes() + b"garbage\n")
@@ -269,6 +302,7 @@ def test_no_memo_where_messages_have_keys_of_their_own(world: World, at: Pass, j
     [
         ("2026-11-02T09:00:00Z", "2026-11-03T09:00:00Z"),
         ("2026-10-20T10:00:00Z", "2026-11-03T09:00:00Z"),
+        ("2026-10-19T09:00:00Z", "2026-11-03T09:00:00Z"),
         ("2026-10-19T11:00:00Z", "2026-11-02T11:00:00Z"),
         ("2026-10-19T12:00:00+02:00", "2026-11-02T10:00:00Z"),
         ("yesterday", ""),
@@ -283,3 +317,17 @@ def test_until_when_nothing_is_due(world: World, first_seen: str, until: str) ->
     others = {b"o": Entry("2026-11-01T00:00:00Z", "delivered", ""), b"i": Entry("2001-01-01T00:00:00Z", "ignored", "")}
     entries = others | {b"u": Entry(first_seen, "delivered", "")}
     assert quiet.lasts_until(entries, connector, MORNING) == until
+
+
+def test_a_compaction_that_failed_is_made_up_for(
+    quiet_mailbox: World, at: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = quiet_mailbox.state / "office.jsonl"
+    header, _, lines = path.read_bytes().partition(b"\n")
+    path.write_bytes(header + b"\n" + lines * 200)
+    before = path.stat().st_size
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "replace", failing(files.replace, path))
+        at(2 * CADENCE).ended(74, "no space")
+    at(3 * CADENCE).ended(0)
+    assert path.stat().st_size < before // 100

@@ -122,3 +122,22 @@ def assert_synced(events: list[Event]) -> None:
             following = [one.what for one in events[place + 1 :] if one.what != "received" and one.at != event.at]
             assert not due or following[:1] == ["synced"], (event, following[:3])
     assert sum(event.what == "synced" for event in events) >= 2
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_a_reply_is_on_record_before_those_to_many_recipients_are_waited_for(world: World, connections: int) -> None:
+    world.timeout = 5
+    world.send_to = tuple(f"r{number}@corp.example" for number in range(120))  # more than one group of commands
+    world.smtp_lines = f"connections = {connections}\nmax_in_flight = 1"
+    world.letters(2)
+    long = b"250 " + b"x" * 400 + b"\r\n"
+    world.smtp.faults = SmtpFaults(replies={"mail": long}, hang="rcpt", only={"rcpt": (121,)})
+    running = world.start()
+    end = time.monotonic() + 10
+    while world.statuses().get("u1") != "delivered" and time.monotonic() < end:
+        time.sleep(0.01)
+    found = world.statuses()
+    running.kill()
+    running.communicate()
+    assert (len(world.smtp.delivered), found["u1"]) == (1, "delivered")
+    assert found["u2"] == "seen"

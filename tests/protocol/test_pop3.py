@@ -351,6 +351,13 @@ def test_secrets_are_not_shown(command: Command) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         feed_whole(greeted(command), b"? " + command.line + b"\r\n")
     assert hidden not in str(caught.value)
+    # Nor what it says to a command that came together with it.
+    client = greeted(command, pop3.UIDL)
+    client.receive(b"+OK\r\n" + b"x" * 60 + command.line + b"\r\n")
+    assert client.next_reply() is not None
+    with pytest.raises(RemoteProtocolError) as caught:
+        client.next_reply()
+    assert "UIDL is not POP3: a line that is not shown" in str(caught.value)
 
 
 @pytest.mark.parametrize("bad", ["\r", "\n", "\0", "x\r\nDELE 1"])
