@@ -15,7 +15,7 @@ MAX_MESSAGES = 512
 REFILL = 2  # when it was full, nothing is admitted before it has come down to one in so many: threads change seldom
 FIRST_MESSAGES = 8  # until the SMTP server is there, no more than this is read
 FIRST_OCTETS = 4 << 20
-OPENING = 0.25  # seconds for which the download waits for the SMTP server, rather than for the first messages
+OPENING = 0.06  # seconds for which the download waits for the SMTP server, rather than for the first messages
 
 
 class Handoff:
@@ -72,7 +72,8 @@ class Handoff:
     def _opening_time(self) -> float:
         """Return how long it is worthwhile to wait until the SMTP server is there, before the first messages are read.
 
-        They can't be sent any sooner, and once it is there the commands for all others can go out a round trip earlier.
+        A near one is there at once, and then the commands for all messages go out together. While a far one is waited for
+        the first messages come, which keep it busy until the others are here.
         """
         if self._wide:
             return 0.0

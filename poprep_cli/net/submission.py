@@ -262,13 +262,13 @@ class Submission:
     def room(self, letter: Letter, limit: int) -> bool:
         """Return whether `letter` may be sent now, with at most `limit` in flight; else an outcome must be collected.
 
-        With nothing pending there is room. There is none while an outcome is known and not collected: it wants to be
-        recorded.
+        With nothing pending there is room. By DATA there is none while an outcome is known and not collected: it wants to be
+        recorded. By BDAT it counts as in flight.
         """
         oldest = self._passages.oldest
         if oldest is None:
             return True
-        return self.alive and not oldest.settled and self._transfer.room(letter, limit)
+        return self.alive and (self.chunking or not oldest.settled) and self._transfer.room(letter, limit)
 
     def waits_to_send(self, letter: Letter) -> bool:
         """Whether `send` waits for replies."""
