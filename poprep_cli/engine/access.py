@@ -145,6 +145,7 @@ class Access:
 
     def _log_in(self, *, pipelining: bool = True) -> Maildrop:
         pop3 = self._connector.pop3
+        pipelining = pipelining and not status.breaks_on(self._status.pop3_groups, clock.now())
         self._mind_rejections(self._status.pop3_login, f"{pop3.user} at {pop3.address}")
         try:
             maildrop = Maildrop(
@@ -211,6 +212,7 @@ class Access:
     def _arrive(self, maildrop: Maildrop) -> Maildrop:
         try:
             self._list(maildrop)
+            self._learn_groups(broke=False if maildrop.pipelining else None)
             return maildrop
         except (ConnectionFailed, RemoteProtocolError) as error:
             if not maildrop.pipelining:
@@ -223,7 +225,12 @@ class Access:
             except TemporaryReplyError:
                 raise error from None  # a maildrop that is still locked is only what followed from it
         self._list(maildrop)
+        self._learn_groups(broke=True)
         return maildrop
+
+    def _learn_groups(self, *, broke: bool | None) -> None:
+        known = self._status.pop3_groups
+        self._status.pop3_groups = status.learned_groups(known, broke=broke, now=clock.now())
 
     def _list(self, maildrop: Maildrop) -> None:
         if self._rules is None:

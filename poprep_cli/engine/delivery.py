@@ -66,6 +66,11 @@ class Delivery:
         self._sessions.open()
 
     @property
+    def broke_on_groups(self) -> bool | None:
+        """Whether commands in one write broke an SMTP session; None if nobody knows."""
+        return self._sessions.broke_on_groups
+
+    @property
     def proof(self) -> Proof:
         """What the next pass may know of the server."""
         return self._sessions.proof
@@ -265,7 +270,7 @@ class Delivery:
             _, outcome = session.submission.collect()
         except (ConnectionFailed, RemoteProtocolError) as error:
             session.on_the_way.popleft()
-            self._sessions.careful = True
+            self._sessions.mistrust(session)
             if not job.again:
                 job.again = True
                 self._again.append(job)
@@ -319,7 +324,8 @@ class Delivery:
     def _file(self, session: Session, job: Job, outcome: Outcome) -> None:
         server = session.submission.server
         if outcome.in_doubt:
-            job.message.in_doubt = job.broke = self._sessions.careful = True
+            job.message.in_doubt = job.broke = True
+            self._sessions.mistrust(session)
             answered = {verdict.path for verdict in outcome.accepted}
             self._filing.hold(job, f"in doubt, {server} may have it: {outcome.in_doubt}", done=answered)
             why = f"{server} leaves messages in doubt, one after the other: {outcome.in_doubt}"

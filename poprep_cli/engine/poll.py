@@ -101,6 +101,8 @@ class _Pass:
             if self._delivery is not None:
                 self._visit.smtp_opened = self._delivery.opened
                 status.remember_proof(current, self._delivery.proof, self._visit.began)
+                broke = self._delivery.broke_on_groups
+                current.smtp_groups = status.learned_groups(current.smtp_groups, broke=broke, now=self._visit.began)
                 self._delivery.abort()
 
     def _look(self) -> None:

@@ -76,7 +76,9 @@ class Sessions:
         self._breaks = 0  # all that were counted
         self.proof = status.proof(visit.status, visit.began)  # that the server knows BDAT
         self.opened = False  # whether the server has let us in
-        self.careful = False
+        self.careful = status.breaks_on(visit.status.smtp_groups, visit.began)
+        self.broke_on_groups: bool | None = None  # whether commands in one write broke a session; None: nobody knows
+        self._suspects_groups = False
         self.alone = False
         self.broken = 0  # sessions in a row that broke
 
@@ -295,6 +297,15 @@ class Sessions:
         """Note that a session was answered. Of one that was open when another one broke that says nothing."""
         if session.breaks == self._breaks:
             self.broken = 0
+        if not session.careful:
+            self.broke_on_groups = False
+        elif self._suspects_groups:
+            self.broke_on_groups = True
+
+    def mistrust(self, session: Session) -> None:
+        """Have letters go one command at a time from now on: a session broke. If it never worked, the groups may be why."""
+        self._suspects_groups = self.broke_on_groups is None and not session.careful
+        self.careful = True
 
     def broke(self, session: Session, failure: PoprepError) -> None:
         """Count sessions in a row that broke. Raises `failure` when it must be the server's fault.

@@ -20,6 +20,16 @@ AFRESH = timedelta(days=7)
 ANSWERS = timedelta(days=1)  # so often at least a server is asked what it announces
 
 
+class Groups(msgspec.Struct, frozen=True, omit_defaults=True):
+    """In so many passes in a row a server broke on commands in one write, and took them one by one; when it did so last."""
+
+    count: int = 0
+    since: str = ""
+
+
+NO_GROUPS = Groups()
+
+
 class Status(msgspec.Struct, omit_defaults=True):
     """When the connector was last tried, when it last went well, how the last pass ended, and how it logged in.
 
@@ -40,6 +50,8 @@ class Status(msgspec.Struct, omit_defaults=True):
     pop3_login: Rejections = NONE
     smtp_login: Rejections = NONE
     chunking: Proof = NO_PROOF
+    pop3_groups: Groups = NO_GROUPS
+    smtp_groups: Groups = NO_GROUPS
     mass: Mass = NO_MASS
     quiet: Memo = NO_MEMO
     last_login: str = ""
@@ -101,6 +113,18 @@ def remember(status: Status, learned: Memory, now: datetime) -> None:
     status.answers = learned.answers
     if learned.answers is not None and not learned.answers.since:
         status.answers = replace(learned.answers, since=stamp(now))
+
+
+def breaks_on(groups: Groups, now: datetime) -> bool:
+    """Return whether a server is to get its commands one by one. Once is no more than a line that dropped; after a week it is tried afresh."""
+    return groups.count > 1 and _is_within(groups.since, AFRESH, now)
+
+
+def learned_groups(groups: Groups, *, broke: bool | None, now: datetime) -> Groups:
+    """Return what is known after a pass in which a server broke on commands in one write, or did not; None: they were not tried."""
+    if broke is None:
+        return groups
+    return Groups(groups.count + 1, stamp(now)) if broke else NO_GROUPS
 
 
 def proof(status: Status, now: datetime) -> Proof:
