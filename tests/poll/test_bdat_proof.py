@@ -11,8 +11,8 @@ from tests.poll.world import SmtpFaults, World
 
 @pytest.fixture
 def far(world: World) -> World:
-    """A server that is 10 ms away, and takes 4 messages at once."""
-    world.smtp.faults = SmtpFaults(latency=0.01)
+    """A server that is 50 ms away, which is time for the next message to come, and takes 4 messages at once."""
+    world.smtp.faults = SmtpFaults(latency=0.05)
     world.smtp_lines = "max_in_flight = 4"
     return world
 
